@@ -1,0 +1,126 @@
+//! Cancellation that only rises: run → drain → stop → kill → abandon.
+//!
+//! One [`CancelSource`] owns a level; any number of [`Cancel`]s watch it. A job has its own source that follows
+//! the run's, so that a timeout can stop one job alone.
+
+use tokio::sync::watch;
+
+/// How far a cancellation has gone. The order is the ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CancelLevel {
+    Run,
+    /// Start nothing new.
+    Drain,
+    /// Ask politely: a signal to the process group, the remote command interrupted.
+    Stop(StopReason),
+    /// End everything now.
+    Kill,
+}
+
+/// Which signal a polite stop sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StopReason {
+    /// Ctrl-C: SIGINT.
+    Interrupt,
+    /// SIGTERM: also used for timeouts.
+    Terminate,
+    /// The terminal went away: SIGHUP.
+    Hangup,
+}
+
+impl CancelLevel {
+    fn rank(self) -> u8 {
+        match self {
+            Self::Run => 0,
+            Self::Drain => 1,
+            Self::Stop(_) => 2,
+            Self::Kill => 3,
+        }
+    }
+
+    pub fn stops(self) -> bool {
+        self.rank() >= 2
+    }
+}
+
+#[derive(Debug)]
+pub struct CancelSource(watch::Sender<CancelLevel>);
+
+impl Default for CancelSource {
+    fn default() -> Self {
+        Self(watch::Sender::new(CancelLevel::Run))
+    }
+}
+
+impl CancelSource {
+    /// Raises the level; a lower or equal one changes nothing. True when it rose.
+    pub fn raise(&self, level: CancelLevel) -> bool {
+        self.0.send_if_modified(|current| {
+            let rises = level.rank() > current.rank();
+            if rises {
+                *current = level;
+            }
+            rises
+        })
+    }
+
+    pub fn level(&self) -> CancelLevel {
+        *self.0.borrow()
+    }
+
+    pub fn watch(&self) -> Cancel {
+        Cancel(self.0.subscribe())
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Cancel(watch::Receiver<CancelLevel>);
+
+impl Cancel {
+    pub fn level(&self) -> CancelLevel {
+        *self.0.borrow()
+    }
+
+    /// Resolves with the next level above `seen`; never when the source is gone.
+    pub async fn above(&mut self, seen: CancelLevel) -> CancelLevel {
+        loop {
+            let level = *self.0.borrow_and_update();
+            if level.rank() > seen.rank() {
+                return level;
+            }
+            if self.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Resolves once the level is a stop or above.
+    pub async fn stopped(&mut self) -> CancelLevel {
+        self.above(CancelLevel::Drain).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_only_rises() {
+        let source = CancelSource::default();
+        assert!(source.raise(CancelLevel::Stop(StopReason::Interrupt)));
+        assert!(!source.raise(CancelLevel::Drain));
+        assert!(!source.raise(CancelLevel::Stop(StopReason::Terminate)));
+        assert_eq!(source.level(), CancelLevel::Stop(StopReason::Interrupt));
+        assert!(source.raise(CancelLevel::Kill));
+        assert!(source.watch().level().stops());
+    }
+
+    #[tokio::test]
+    async fn watchers_see_the_rise() {
+        let source = CancelSource::default();
+        let mut cancel = source.watch();
+        source.raise(CancelLevel::Drain);
+        source.raise(CancelLevel::Kill);
+        assert_eq!(cancel.stopped().await, CancelLevel::Kill);
+    }
+}

@@ -1,0 +1,93 @@
+//! Places where a command can run, behind one contract.
+//!
+//! A [`Backend`] turns a sandbox spec into a [`Session`]; a session runs one command at a time and is consumed
+//! by closing it. A backend reads specs, never configuration; it emits steps, logs and output, never prints.
+//! What must stay true: whatever `open` began is ended by `close` or by `open`'s own failure; after `close`
+//! no process of the session lives, but for a warm sandbox within its lease.
+
+pub mod cancel;
+pub mod local;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::domain::{Cause, Exit, JobId, Place};
+use crate::event::Emitter;
+use crate::plan::spec::SandboxSpec;
+
+pub use cancel::{Cancel, CancelLevel, CancelSource, StopReason};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a session is opened for.
+#[derive(Debug, Clone)]
+pub struct OpenRequest {
+    pub job: JobId,
+    pub spec: Arc<SandboxSpec>,
+    /// The folder of accel.toml.
+    pub root: PathBuf,
+    /// From 1.
+    pub attempt: u32,
+    pub emitter: Emitter,
+    pub cancel: Cancel,
+}
+
+/// Where a command's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputMode {
+    /// Straight to accel's own stdout and stderr: nothing needs the bytes.
+    Inherit,
+    /// As `Output` events.
+    Events,
+}
+
+pub trait Backend: Send + Sync {
+    fn place(&self) -> Place;
+
+    /// Makes everything ready: environment or image, tree, sandbox.
+    fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>>;
+}
+
+pub trait Session: Send {
+    /// Runs the spec's command to its end. A cancelled command is no failure: its exit is returned.
+    /// All output has been emitted when this returns.
+    fn execute(&mut self, output: OutputMode) -> BoxFuture<'_, Result<Exit, Failure>>;
+
+    /// Brings declared outputs to the project; nothing to do where the command already ran in it.
+    fn collect_outputs(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Ends the session. Called exactly once, also after failure and cancellation.
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>>;
+}
+
+/// Why a backend could not do its part. Never a failed command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub cause: Cause,
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// 125 unless a shell would say 126 or 127.
+    pub exit_code: u8,
+}
+
+impl Failure {
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), help: None, exit_code: crate::base::exit_code::ACCEL_FAILED }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    #[must_use]
+    pub fn exit_code(mut self, code: u8) -> Self {
+        self.exit_code = code;
+        self
+    }
+}

@@ -1,0 +1,564 @@
+//! The checked configuration: what the rest of accel sees of `accel.toml`.
+//!
+//! Every value knows where it came from ([`Origin`]). All text has been read and all units parsed; names of
+//! images, jobs and profiles are known to exist. Texts marked [`Text`] may still hold `${matrix.…}`; the plan
+//! fills them in.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use crate::base::compare::Operator;
+use crate::base::money::Dollars;
+use crate::base::size::Bytes;
+use crate::diag::{Location, SourceMap};
+use crate::domain::{Cause, Place};
+
+/// Which layer of configuration a value was set in, weakest first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    BuiltIn,
+    /// A file named by `extends`.
+    Extends,
+    /// accel.toml (or accel.yaml) itself.
+    File,
+    Profile(String),
+    /// accel.local.toml.
+    Local,
+    /// An `ACCEL_*` variable.
+    Variable(String),
+    /// A command-line flag.
+    Flag(String),
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub layer: Layer,
+    /// Absent for built-in values, variables and flags.
+    pub location: Option<Location>,
+}
+
+/// A value and its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Valued<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// A string that may hold `${matrix.NAME}` placeholders (`$${matrix.NAME}` escapes one).
+pub type Text = String;
+
+/// The whole of one accel.toml with everything it extends, after precedence.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The folder of accel.toml: every relative path is relative to it.
+    pub root: PathBuf,
+    pub sources: SourceMap,
+    /// Chosen profile, if any.
+    pub profile: Option<String>,
+    /// Names of all profiles of the file.
+    pub profiles: Vec<String>,
+    pub project: Valued<String>,
+    pub modal: ModalSettings,
+    pub defaults: JobSettings,
+    pub sync: SyncSettings,
+    pub images: IndexMap<String, Image>,
+    pub jobs: IndexMap<String, Job>,
+    /// `[[route]]`, after every job's own rules.
+    pub shared_routes: Vec<SharedRule>,
+    /// `[profile.x] route`: replaces every job's route.
+    pub profile_route: Option<Valued<Route>>,
+    pub budget: Budget,
+    pub mcp: McpSettings,
+}
+
+#[derive(Debug, Clone)]
+pub struct ModalSettings {
+    pub app: Valued<String>,
+    pub environment: Option<Valued<String>>,
+    pub region: Vec<Valued<String>>,
+    pub cloud: Option<Valued<String>>,
+}
+
+/// `[sync]`: what travels to Modal.
+#[derive(Debug, Clone)]
+pub struct SyncSettings {
+    pub gitignore: Valued<bool>,
+    pub include: Vec<Valued<String>>,
+    pub exclude: Vec<Valued<String>>,
+    pub max_size: Valued<Bytes>,
+}
+
+/// One `[jobs.x]`. `settings` holds what the job says itself, with what it `extends` below it; `[defaults]`
+/// are applied by the plan.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub name: String,
+    pub location: Location,
+    pub settings: JobSettings,
+    /// Axes in file order and combinations left out.
+    pub matrix: Option<Valued<Matrix>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matrix {
+    pub axes: IndexMap<String, Vec<String>>,
+    pub exclude: Vec<IndexMap<String, String>>,
+}
+
+/// Every key a job may have; each is absent unless set. The same keys are allowed in `[defaults]`.
+#[derive(Debug, Clone, Default)]
+pub struct JobSettings {
+    pub desc: Option<Valued<Text>>,
+    pub run: Option<Valued<Command>>,
+    pub image: Option<Valued<ImageRef>>,
+    pub needs: Option<Valued<Vec<Valued<String>>>>,
+    pub inputs: Option<Valued<Vec<Text>>>,
+    pub outputs: Option<Valued<Vec<Text>>>,
+    pub cwd: Option<Valued<Text>>,
+    pub cpu: Option<Valued<Range<f64>>>,
+    pub memory: Option<Valued<Range<Bytes>>>,
+    pub gpu: Option<Valued<Vec<GpuText>>>,
+    pub timeout: Option<Valued<Duration>>,
+    /// SIGTERM to SIGKILL on this machine and on Modal.
+    pub stop_timeout: Option<Valued<Duration>>,
+    /// Later definitions of one variable win; each keeps its own origin.
+    pub env: IndexMap<String, Valued<Text>>,
+    pub dotenv: Option<Valued<Vec<Text>>>,
+    pub pass_env: Option<Valued<Vec<String>>>,
+    pub secrets: Option<Valued<Vec<Secret>>>,
+    pub volumes: Option<Valued<IndexMap<String, Volume>>>,
+    pub retry: Option<Valued<Retry>>,
+    pub fallback: Option<Valued<Fallback>>,
+    pub strict: Option<Valued<bool>>,
+    pub warm: Option<Valued<Warm>>,
+    pub route: Option<Valued<Route>>,
+    pub labels: Option<Valued<Vec<String>>>,
+    pub pure: Option<Valued<bool>>,
+    pub tty: Option<Valued<bool>>,
+    pub ports: Option<Valued<Vec<u16>>>,
+    pub network: Option<Valued<Network>>,
+    pub region: Option<Valued<Vec<String>>>,
+    pub cloud: Option<Valued<String>>,
+    pub junit: Option<Valued<Vec<Text>>>,
+    pub shard: Option<Valued<Shard>>,
+    pub watch: WatchSettings,
+}
+
+/// What a job runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A string: run by a shell, strict.
+    Shell(Text),
+    /// An array: argv, no shell.
+    Argv(Vec<Text>),
+}
+
+/// `image = "py"` or `image = { from = "py", python = "…" }`.
+#[derive(Debug, Clone)]
+pub enum ImageRef {
+    Named(String),
+    Inline(Box<Image>),
+}
+
+/// A request with an optional hard limit: `4` or `[4, 8]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range<T> {
+    pub request: T,
+    pub limit: Option<T>,
+}
+
+/// One entry of `gpu`: `"A100-40GB:2"`, with an optional wait before the next is tried.
+/// The text is checked by the plan after matrix values are in ([`crate::plan::spec::Gpu`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuText {
+    pub text: Text,
+    pub wait: Option<Duration>,
+    pub location: Location,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub name: String,
+    pub required_keys: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Attempts after the first.
+    pub max: u32,
+    pub on: Vec<Cause>,
+    /// First and longest delay.
+    pub backoff: (Duration, Duration),
+    pub escalate: Escalate,
+}
+
+/// What grows with each retry. Factors are greater than one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Escalate {
+    pub memory: Option<f64>,
+    pub timeout: Option<f64>,
+    /// Go on to the next entry of `gpu`.
+    pub next_gpu: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    pub to: Place,
+    pub on: Vec<FallbackOn>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FallbackOn {
+    Cause(Cause),
+    /// `"queue>45s"`: waited longer than this for a machine.
+    QueueLonger(Duration),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warm {
+    OneShot,
+    Keep { idle: Duration, max: Duration },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    pub block: bool,
+    /// `None`: open.
+    pub allow_cidrs: Option<Vec<String>>,
+    pub allow_domains: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    pub count: u32,
+    /// `runner = "pytest"`: accel splits the tests itself.
+    pub runner: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct WatchSettings {
+    pub paths: Option<Valued<Vec<Text>>>,
+    pub ignore: Option<Valued<Vec<Text>>>,
+    pub debounce: Option<Valued<Duration>>,
+    pub on_busy: Option<Valued<OnBusy>>,
+    pub stop_signal: Option<Valued<StopSignal>>,
+    pub stop_timeout: Option<Valued<Duration>>,
+    pub clear: Option<Valued<bool>>,
+    pub notify: Option<Valued<WatchNotify>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBusy {
+    Queue,
+    Restart,
+    Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchNotify {
+    Never,
+    Bell,
+    Desktop,
+}
+
+/// Signals a job may ask to be stopped with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    Hangup,
+    Interrupt,
+    Quit,
+    Terminate,
+    Kill,
+    User1,
+    User2,
+}
+
+/// `route = …`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Route {
+    To(Place),
+    Auto,
+    /// Both places; only for jobs marked `pure`.
+    Race,
+    Rules(Vec<Rule>),
+}
+
+/// One rule: all conditions hold → `to`. No condition: the default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    pub when: Vec<Condition>,
+    pub to: RuleTarget,
+    pub location: Location,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleTarget {
+    Place(Place),
+    Auto,
+    Race,
+}
+
+/// A `[[route]]` entry: a rule for the jobs it names by glob or label (both empty: every job).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SharedRule {
+    pub jobs: Vec<String>,
+    pub labels: Vec<String>,
+    pub rule: Rule,
+}
+
+/// One fact and what it is tested against; the tests inside are ORed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    pub fact: Fact,
+    pub tests: Vec<FactTest>,
+    pub location: Location,
+}
+
+/// The facts of design §5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fact {
+    Changed,
+    ChangedFiles,
+    SyncBytes,
+    P50,
+    P90,
+    Runs,
+    LocalCpus,
+    LocalLoad,
+    LocalMemory,
+    LocalGpu,
+    OnBattery,
+    ModalReady,
+    Branch,
+    Env,
+    Ci,
+    Caller,
+    Labels,
+    Gpu,
+    Os,
+    Arch,
+    Attempt,
+    Cost,
+    Warm,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum FactTest {
+    Is(bool),
+    Count(Operator, f64),
+    Size(Operator, Bytes),
+    Duration(Operator, Duration),
+    Money(Operator, Dollars),
+    /// A glob over the fact's text; a leading `!` negates.
+    Glob(String),
+    /// `env = { NAME = "glob" }`; `None`: the variable is set at all.
+    Variable {
+        name: String,
+        glob: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Budget {
+    pub per_run: Option<Valued<Dollars>>,
+    pub per_day: Option<Valued<Dollars>>,
+    pub prewarm_per_day: Option<Valued<Dollars>>,
+    pub on_exceed: Option<Valued<OnExceed>>,
+    /// Dollars an hour of waiting is worth (`route = "auto"`).
+    pub value_of_time: Option<Valued<Dollars>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExceed {
+    Local,
+    Stop,
+}
+
+#[derive(Debug, Clone)]
+pub struct McpSettings {
+    /// `None`: every job.
+    pub jobs: Option<Valued<Vec<String>>>,
+    pub exec: Valued<McpExec>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum McpExec {
+    None,
+    Modal,
+    Any,
+}
+
+/// One `[images.x]`.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// `None` for inline images.
+    pub name: Option<String>,
+    pub location: Location,
+    pub base: Valued<ImageBase>,
+    pub python: Option<Valued<Text>>,
+    /// Default gpu of the jobs that use the image.
+    pub gpu: Option<Valued<Vec<GpuText>>>,
+    /// In build order: the keys of the table in their fixed order, then `layers`.
+    pub layers: Vec<Layered>,
+    pub workdir: Option<Valued<Text>>,
+    pub env: IndexMap<String, Valued<Text>>,
+    pub secrets: Vec<Valued<Secret>>,
+    pub force_build: bool,
+    pub local: LocalImage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageBase {
+    /// The default.
+    DebianSlim,
+    Micromamba,
+    Scratch,
+    /// A registry reference, with how to log in to a private one.
+    Registry {
+        reference: Text,
+        auth: RegistryAuth,
+        add_python: bool,
+        setup: Vec<Text>,
+    },
+    Dockerfile {
+        path: Text,
+        context: Option<Text>,
+        build_args: IndexMap<String, Text>,
+        add_python: bool,
+        auth: RegistryAuth,
+    },
+    /// `from = "other image"`.
+    Image(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryAuth {
+    Public,
+    /// A secret with REGISTRY_USERNAME and REGISTRY_PASSWORD.
+    Static(String),
+    Aws(String),
+    Gcp(String),
+}
+
+/// One build step and where it was written.
+#[derive(Debug, Clone)]
+pub struct Layered {
+    pub step: LayerStep,
+    pub gpu: Option<GpuText>,
+    pub secrets: Vec<Secret>,
+    pub env: IndexMap<String, Text>,
+    pub force_build: bool,
+    pub location: Location,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerStep {
+    Apt(Vec<Text>),
+    Pip(PipLayer),
+    Pyproject {
+        path: Text,
+        optional_dependencies: Vec<Text>,
+        options: PipOptions,
+        installer: Installer,
+    },
+    /// `uv_lock`: the project's locked dependencies.
+    UvSync(UvSync),
+    Poetry(Poetry),
+    MicromambaInstall {
+        packages: Vec<Text>,
+        spec_file: Option<Text>,
+        channels: Vec<Text>,
+    },
+    PipPrivateRepos {
+        repositories: Vec<Text>,
+        git_user: Text,
+    },
+    Run(Vec<Text>),
+    Copy {
+        from: Text,
+        to: Text,
+        ignore: Vec<Text>,
+    },
+    Env(IndexMap<String, Text>),
+    Workdir(Text),
+    Entrypoint(Vec<Text>),
+    Cmd(Vec<Text>),
+    Shell(Vec<Text>),
+    /// Dockerfile lines, verbatim.
+    Dockerfile {
+        commands: Vec<Text>,
+        context: Option<Text>,
+        build_args: IndexMap<String, Text>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Installer {
+    Uv,
+    Pip,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipLayer {
+    pub packages: Vec<Text>,
+    pub requirements: Vec<Text>,
+    pub options: PipOptions,
+    pub installer: Installer,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PipOptions {
+    pub index_url: Option<Text>,
+    pub extra_index_url: Option<Text>,
+    pub find_links: Option<Text>,
+    pub pre: bool,
+    pub extra_options: Option<Text>,
+    pub uv_version: Option<Text>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UvSync {
+    /// Folder with pyproject.toml and uv.lock.
+    pub project: Text,
+    pub groups: Vec<Text>,
+    pub extras: Vec<Text>,
+    pub frozen: bool,
+    pub extra_options: Option<Text>,
+    pub uv_version: Option<Text>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poetry {
+    pub pyproject: Text,
+    pub lock: Option<Text>,
+    pub with: Vec<Text>,
+    pub without: Vec<Text>,
+    pub only: Vec<Text>,
+    pub version: Option<Text>,
+    pub old_installer: bool,
+}
+
+/// `[images.x.local]`: how the image is made on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct LocalImage {
+    /// `None`: a virtual environment when there are pip keys, else the host.
+    pub engine: Option<Valued<LocalEngine>>,
+    /// Commands run once in a fresh environment.
+    pub run: Vec<Valued<Text>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalEngine {
+    Venv,
+    Host,
+    Container,
+}

@@ -1,0 +1,231 @@
+//! Everything that happens during a run, as a closed set of events.
+//!
+//! Owns the event types and the channel they travel on. The engine and the backends emit; sinks consume;
+//! nothing visible reaches the user in any other way. Events are facts: a sink never changes a run. The JSON
+//! form is versioned ([`STREAM_VERSION`]) and described by `schemas/events.schema.json`.
+
+mod channel;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+pub use channel::{CHANNEL_CAPACITY, Emitter, Receiver, channel};
+
+use crate::domain::{Cause, Exit, JobId, Place, Stream};
+
+/// Version of the `--json` stream. Raised when a field changes meaning or goes away; additions keep it.
+pub const STREAM_VERSION: u32 = 1;
+
+/// An event and the moment it happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stamped {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// First event of every run.
+    RunStarted {
+        version: u32,
+        accel: String,
+        run: String,
+        requested: Vec<JobId>,
+        planned: Vec<JobId>,
+    },
+    /// A place was chosen. `reason` is the one line that people see; `reasons` are all of them.
+    JobRouted {
+        job: JobId,
+        place: Place,
+        reason: String,
+        reasons: Vec<String>,
+    },
+    /// A longer piece of work that is not the command itself.
+    StepStarted {
+        job: JobId,
+        step: Step,
+        label: String,
+    },
+    StepProgress {
+        job: JobId,
+        step: Step,
+        done: u64,
+        total: Option<u64>,
+        label: String,
+    },
+    /// A line of a step's own log (an image build, say).
+    StepLog {
+        job: JobId,
+        step: Step,
+        line: String,
+    },
+    StepFinished {
+        job: JobId,
+        step: Step,
+        outcome: StepOutcome,
+        #[serde(rename = "duration_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        duration: Duration,
+    },
+    /// The command starts.
+    JobStarted {
+        job: JobId,
+        place: Place,
+        attempt: u32,
+        command: String,
+    },
+    /// Bytes that the command wrote. Never sent for a job whose output goes straight to accel's own.
+    Output {
+        job: JobId,
+        stream: Stream,
+        #[serde(serialize_with = "text_or_base64", rename = "data")]
+        #[schemars(with = "OutputData")]
+        data: Bytes,
+    },
+    /// Something the user should know; `code` is stable.
+    Notice {
+        job: Option<JobId>,
+        level: Level,
+        code: &'static str,
+        text: String,
+        help: Option<String>,
+    },
+    /// The job moves to another place because of an infrastructure fault.
+    Fallback {
+        job: JobId,
+        from: Place,
+        to: Place,
+        cause: Cause,
+        detail: String,
+    },
+    Retry {
+        job: JobId,
+        attempt: u32,
+        cause: Cause,
+        #[serde(rename = "delay_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        delay: Duration,
+    },
+    /// The cancel level rose (it never falls).
+    CancelRaised {
+        level: String,
+        by: String,
+    },
+    JobFinished {
+        job: JobId,
+        #[serde(flatten)]
+        verdict: Verdict,
+        #[serde(rename = "duration_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        duration: Duration,
+    },
+    /// Last event of every run.
+    RunFinished {
+        exit_code: u8,
+        passed: usize,
+        failed: usize,
+        skipped: usize,
+        #[serde(rename = "duration_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        duration: Duration,
+    },
+}
+
+/// The kinds of work around a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Making the image or virtual environment.
+    Image,
+    /// Walking, hashing and uploading the tree.
+    Sync,
+    /// Waiting for a machine.
+    Queue,
+    /// Starting the sandbox.
+    Start,
+    /// Bringing outputs back.
+    Outputs,
+    /// Stopping what is left.
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    Done,
+    /// Nothing had to be done.
+    Cached,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    Passed,
+    /// The command ran and failed.
+    Failed {
+        exit: Exit,
+    },
+    TimedOut {
+        #[serde(rename = "limit_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        limit: Duration,
+    },
+    /// accel or its backend could not run the command to its end.
+    Errored {
+        cause: Cause,
+        message: String,
+        help: Option<String>,
+        exit_code: u8,
+    },
+    /// Not started.
+    Skipped {
+        because: String,
+    },
+    /// Stopped by the user; `exit` is absent when the command never started.
+    Cancelled {
+        exit: Option<Exit>,
+    },
+}
+
+impl Verdict {
+    pub fn passed(&self) -> bool {
+        matches!(self, Self::Passed)
+    }
+}
+
+fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The JSON form of output bytes: text where they are UTF-8, else base64.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OutputData {
+    Text(String),
+    Base64(String),
+}
+
+fn text_or_base64<S: serde::Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    use base64::Engine as _;
+    match std::str::from_utf8(data) {
+        Ok(text) => OutputData::Text(text.to_owned()),
+        Err(_) => OutputData::Base64(base64::engine::general_purpose::STANDARD.encode(data)),
+    }
+    .serialize(serializer)
+}

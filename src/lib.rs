@@ -1,0 +1,25 @@
+//! accel: the jobs of one committed `accel.toml`, run on this machine or on Modal, routed by rule.
+//!
+//! ```text
+//! accel.toml text → config (spanned → checked) → plan (pure) → route (pure) → engine → backend session
+//!                                                                └─ events → sinks: terminal, JSON, …
+//! ```
+//!
+//! | layer | modules | may use | may not |
+//! |---|---|---|---|
+//! | 0 | [`base`], [`diag`] | std, leaf crates | know the domain; async |
+//! | 1 | [`domain`], [`event`], [`config`] | 0 | network, terminal |
+//! | 2 | [`plan`], `route` | 0–1 | any I/O; files and facts are arguments |
+//! | 3 | `store`, `workspace`, [`backend`] | 0–2 | clap, terminal, raw config |
+//! | 4 | `engine`, `sink` | 0–3 | engine names no backend; sinks name neither backend nor engine |
+//! | 5 | `cli` | all | wire types of Modal |
+//!
+//! `tests/architecture.rs` enforces the table.
+
+pub mod backend;
+pub mod base;
+pub mod config;
+pub mod diag;
+pub mod domain;
+pub mod event;
+pub mod plan;

@@ -1,0 +1,307 @@
+//! The compiled form: sandbox specs with nothing left to look up.
+//!
+//! A [`Plan`] is pure data: every name resolved, every unit parsed, every default filled in. Backends read
+//! these types and nothing of the configuration. Everything here serialises: `accel plan` prints it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use crate::base::digest::Digest;
+use crate::base::money::Dollars;
+use crate::base::size::Bytes;
+pub use crate::config::model::{
+    Escalate, FallbackOn, Installer, LocalEngine, OnBusy, PipOptions, Poetry, Range, RegistryAuth, Retry,
+    Route, RuleTarget, Secret, Shard, SharedRule, StopSignal, UvSync, Volume, Warm, WatchNotify,
+};
+use crate::domain::{JobId, Place};
+
+/// Everything one invocation will run, in an order in which needs come first.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub root: PathBuf,
+    pub project: String,
+    pub modal: ModalTarget,
+    pub sync: SyncSet,
+    pub jobs: Vec<PlannedJob>,
+    /// The jobs that were asked for, as against those that they need.
+    pub requested: Vec<JobId>,
+    pub images: BTreeMap<Digest, Arc<ImageSpec>>,
+    pub budget: BudgetLimits,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ModalTarget {
+    pub app: String,
+    pub environment: Option<String>,
+}
+
+/// What travels to Modal; relative to the root.
+#[derive(Debug, Clone, Serialize)]
+pub struct SyncSet {
+    pub gitignore: bool,
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+    pub max_size: Bytes,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct BudgetLimits {
+    pub per_run: Option<Dollars>,
+    pub per_day: Option<Dollars>,
+    pub prewarm_per_day: Option<Dollars>,
+    pub stop_when_exceeded: bool,
+    pub value_of_time: Option<Dollars>,
+}
+
+/// One job of the graph: the spec, and how the engine treats it.
+#[derive(Debug, Clone)]
+pub struct PlannedJob {
+    pub id: JobId,
+    /// Name in accel.toml (the id adds matrix values).
+    pub name: String,
+    pub desc: Option<String>,
+    /// Indices into [`Plan::jobs`], always smaller than this job's own.
+    pub needs: Vec<usize>,
+    pub spec: Arc<SandboxSpec>,
+    pub routing: Routing,
+    /// Over all attempts; `None`: unlimited locally, Modal's maximum there.
+    pub timeout: Option<Duration>,
+    pub retry: Retry,
+    pub fallback: Vec<FallbackSpec>,
+    pub strict: bool,
+    pub pure: bool,
+    pub labels: Vec<String>,
+    pub warm: Option<Warm>,
+    pub shard: Option<Shard>,
+    pub junit: Vec<String>,
+    pub watch: WatchSpec,
+    /// Key path of a value (`timeout`, `env.CI`) → where it was set (`accel.toml:12`, `[defaults]`, `built-in`).
+    pub provenance: BTreeMap<String, String>,
+}
+
+/// The rules that decide a job's place, strongest first.
+#[derive(Debug, Clone, Default)]
+pub struct Routing {
+    /// `--on`, `ACCEL_ON`, or the profile's route.
+    pub forced: Option<(Route, String)>,
+    pub own: Option<(Route, String)>,
+    pub shared: Vec<SharedRule>,
+    pub defaults: Option<(Route, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FallbackSpec {
+    pub to: Place,
+    pub on: Vec<FallbackOn>,
+}
+
+#[derive(Debug, Clone)]
+pub struct WatchSpec {
+    /// `None`: inputs, else the sync set.
+    pub paths: Option<Vec<String>>,
+    pub ignore: Vec<String>,
+    pub debounce: Duration,
+    pub on_busy: OnBusy,
+    pub stop_signal: StopSignal,
+    pub stop_timeout: Duration,
+    pub clear: bool,
+    pub notify: WatchNotify,
+}
+
+/// What a backend needs to run one command, and nothing else.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    pub command: CommandSpec,
+    /// Relative to the root; `.` by default.
+    pub cwd: PathBuf,
+    pub image: Arc<ImageSpec>,
+    /// In order; later definitions have already won.
+    pub env: IndexMap<String, String>,
+    /// Files of `KEY=value` lines, relative to the root, weakest first; weaker than `env`.
+    pub dotenv: Vec<PathBuf>,
+    /// Globs over the names of local variables that may travel.
+    pub pass_env: Vec<String>,
+    pub secrets: Vec<Secret>,
+    pub volumes: IndexMap<String, Volume>,
+    pub cpu: Option<Range<f64>>,
+    pub memory: Option<Range<Bytes>>,
+    /// Tried in order; empty: no GPU.
+    pub gpu: Vec<GpuChoice>,
+    pub ports: Vec<u16>,
+    pub network: NetworkSpec,
+    pub region: Vec<String>,
+    pub cloud: Option<String>,
+    pub tty: bool,
+    /// Globs, relative to the root. `None`: not declared (not cacheable).
+    pub inputs: Option<Vec<String>>,
+    pub outputs: Option<Vec<String>>,
+    /// Between the polite signal and the kill.
+    pub stop_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandSpec {
+    /// For `bash -euo pipefail -c`, else `sh -eu -c`; extra arguments already appended, quoted.
+    Shell(String),
+    Argv(Vec<String>),
+}
+
+/// `"A100-40GB:2"`, checked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Gpu {
+    /// Upper case, as Modal names it.
+    pub kind: String,
+    /// From 1 to 8.
+    pub count: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuChoice {
+    pub gpu: Gpu,
+    /// How long to wait for this one before the next is tried.
+    pub wait: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkSpec {
+    Open,
+    Blocked,
+    Allow { cidrs: Vec<String>, domains: Vec<String> },
+}
+
+/// One image: an ordered list of layers, one digest. `from = "…"` has been flattened.
+#[derive(Debug, Clone)]
+pub struct ImageSpec {
+    /// Name in accel.toml, or `job "x"` for inline images, or `host` for none.
+    pub name: String,
+    /// Over base, python, layers and the contents of every file they name.
+    pub digest: Digest,
+    pub base: BaseSpec,
+    /// `major.minor` or full; `None`: accel's default ([`crate::plan::DEFAULT_PYTHON`]) where one is needed.
+    pub python: Option<String>,
+    pub layers: Vec<LayerSpec>,
+    pub workdir: Option<String>,
+    pub local: LocalSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseSpec {
+    /// No image: the host locally, `debian_slim` on Modal.
+    None,
+    DebianSlim,
+    Micromamba,
+    Scratch,
+    Registry {
+        reference: String,
+        auth: RegistryAuth,
+        add_python: bool,
+        setup: Vec<String>,
+    },
+    Dockerfile {
+        file: FileRef,
+        context: PathBuf,
+        build_args: IndexMap<String, String>,
+        add_python: bool,
+        auth: RegistryAuth,
+    },
+}
+
+/// A file that is part of an image, with the contents it was planned with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRef {
+    /// Relative to the root.
+    pub path: PathBuf,
+    pub contents: Arc<[u8]>,
+}
+
+#[derive(Debug, Clone)]
+pub struct LayerSpec {
+    pub step: StepSpec,
+    pub gpu: Option<Gpu>,
+    pub secrets: Vec<Secret>,
+    pub env: IndexMap<String, String>,
+    pub force_build: bool,
+    /// Digest of this layer and all below it.
+    pub digest: Digest,
+    /// `accel.toml:31`, for messages about a failed build.
+    pub origin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepSpec {
+    Apt(Vec<String>),
+    Pip {
+        packages: Vec<String>,
+        requirements: Vec<FileRef>,
+        options: PipOptions,
+        installer: Installer,
+    },
+    Pyproject {
+        file: FileRef,
+        dependencies: Vec<String>,
+        options: PipOptions,
+        installer: Installer,
+    },
+    UvSync {
+        sync: UvSync,
+        pyproject: FileRef,
+        lock: Option<FileRef>,
+    },
+    Poetry {
+        poetry: Poetry,
+        pyproject: FileRef,
+        lock: Option<FileRef>,
+    },
+    MicromambaInstall {
+        packages: Vec<String>,
+        spec_file: Option<FileRef>,
+        channels: Vec<String>,
+    },
+    PipPrivateRepos {
+        repositories: Vec<String>,
+        git_user: String,
+    },
+    Run(Vec<String>),
+    /// `from` is relative to the root: a file or a folder, read when the layer is built.
+    Copy {
+        from: PathBuf,
+        to: String,
+        ignore: Vec<String>,
+    },
+    Env(IndexMap<String, String>),
+    Workdir(String),
+    Entrypoint(Vec<String>),
+    Cmd(Vec<String>),
+    Shell(Vec<String>),
+    Dockerfile {
+        commands: Vec<String>,
+        context: PathBuf,
+        build_args: IndexMap<String, String>,
+    },
+}
+
+impl StepSpec {
+    /// Whether the step installs Python packages: what a virtual environment can hold.
+    pub fn installs_python(&self) -> bool {
+        matches!(
+            self,
+            Self::Pip { .. }
+                | Self::Pyproject { .. }
+                | Self::UvSync { .. }
+                | Self::Poetry { .. }
+                | Self::PipPrivateRepos { .. }
+        )
+    }
+}
+
+/// How the image is made on this machine; the engine is decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSpec {
+    pub engine: LocalEngine,
+    pub run: Vec<String>,
+}

@@ -1,0 +1,1 @@
+//! Commands through the real binary in an isolated home.

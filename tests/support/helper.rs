@@ -1,0 +1,3 @@
+//! Programs that misbehave on purpose.
+
+fn main() {}
