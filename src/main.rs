@@ -1,1 +1,3 @@
+//! The `accel` command: collects its surroundings, runs one command, exits.
+
 fn main() {}
