@@ -3,11 +3,15 @@
 //! Owns their spelling, once. Whatever is written here is user-visible contract: renaming a variant changes
 //! the grammar, the event stream or both.
 
+mod gpu;
+
 use std::fmt;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use gpu::{GPU_KINDS, Gpu, GpuError, MAX_GPU_COUNT};
 
 /// Where a job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

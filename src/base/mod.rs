@@ -8,6 +8,7 @@ pub mod digest;
 pub mod duration;
 pub mod exit_code;
 pub mod files;
+pub mod interpolate;
 pub mod money;
 pub mod quote;
 pub mod size;

@@ -18,6 +18,7 @@ pub use crate::config::model::{
     Escalate, FallbackOn, Installer, LocalEngine, OnBusy, PipOptions, Poetry, Range, RegistryAuth, Retry,
     Route, RuleTarget, Secret, Shard, SharedRule, StopSignal, UvSync, Volume, Warm, WatchNotify,
 };
+pub use crate::domain::Gpu;
 use crate::domain::{JobId, Place};
 
 /// Everything one invocation will run, in an order in which needs come first.
@@ -147,17 +148,9 @@ pub struct SandboxSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandSpec {
     /// For `bash -euo pipefail -c`, else `sh -eu -c`; extra arguments already appended, quoted.
+    /// Empty: the job only groups what it needs.
     Shell(String),
     Argv(Vec<String>),
-}
-
-/// `"A100-40GB:2"`, checked.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Gpu {
-    /// Upper case, as Modal names it.
-    pub kind: String,
-    /// From 1 to 8.
-    pub count: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,123 @@
+//! GPUs as people write them: `"L4"`, `"A100-40GB:2"`.
+
+use std::fmt;
+
+use crate::base::suggest::nearest;
+
+/// A kind of GPU and how many of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Gpu {
+    /// Upper case, as Modal names it.
+    pub kind: String,
+    /// From 1 to 8.
+    pub count: u32,
+}
+
+/// Kinds that Modal offers. `!` forbids an upgrade to a better one, `+` allows it.
+pub const GPU_KINDS: [&str; 17] = [
+    "ANY",
+    "T4",
+    "L4",
+    "A10",
+    "A10G",
+    "L40S",
+    "A100",
+    "A100-40GB",
+    "A100-80GB",
+    "RTX-PRO-6000",
+    "H100",
+    "H100!",
+    "H200",
+    "H200!",
+    "B200",
+    "B200+",
+    "B300",
+];
+
+/// Most GPUs of one machine.
+pub const MAX_GPU_COUNT: u32 = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    #[error("empty GPU name")]
+    Empty,
+    #[error("unknown GPU `{kind}`")]
+    UnknownKind { kind: String, nearest: Option<&'static str> },
+    #[error("`{0}` is no number of GPUs")]
+    Count(String),
+}
+
+impl GpuError {
+    /// What to write instead.
+    pub fn help(&self) -> String {
+        match self {
+            Self::UnknownKind { nearest: Some(nearest), .. } => format!("did you mean \"{nearest}\"?"),
+            Self::Count(_) => format!("write a kind and a number from 1 to {MAX_GPU_COUNT}: \"H100:2\""),
+            Self::Empty | Self::UnknownKind { .. } => {
+                format!("Modal offers {}", GPU_KINDS[1..].join(", "))
+            }
+        }
+    }
+}
+
+impl Gpu {
+    /// Reads `"KIND"` or `"KIND:COUNT"`; case does not matter.
+    pub fn parse(text: &str) -> Result<Self, GpuError> {
+        let (kind, count) = match text.trim().split_once(':') {
+            Some((kind, count)) => (kind.trim(), parse_count(count.trim())?),
+            None => (text.trim(), 1),
+        };
+        if kind.is_empty() {
+            return Err(GpuError::Empty);
+        }
+        let kind = kind.to_uppercase();
+        if !GPU_KINDS.contains(&kind.as_str()) {
+            return Err(GpuError::UnknownKind { nearest: nearest(&kind, GPU_KINDS), kind });
+        }
+        Ok(Self { kind, count })
+    }
+}
+
+fn parse_count(text: &str) -> Result<u32, GpuError> {
+    let count = text.parse().ok().filter(|count| (1..=MAX_GPU_COUNT).contains(count));
+    count.ok_or_else(|| GpuError::Count(text.to_owned()))
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => f.write_str(&self.kind),
+            count => write!(f, "{}:{count}", self.kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_kinds_and_counts() {
+        let check = |text: &str, shown: &str| assert_eq!(Gpu::parse(text).expect(text).to_string(), shown);
+        check("L4", "L4");
+        check("a100-40gb:2", "A100-40GB:2");
+        check("H100!", "H100!");
+        check(" T4 : 1 ", "T4");
+    }
+
+    #[test]
+    fn names_what_is_wrong_and_the_remedy() {
+        let check = |text: &str, message: &str, help: &str| {
+            let error = Gpu::parse(text).expect_err(text);
+            assert_eq!(error.to_string(), message);
+            assert!(error.help().contains(help), "{}", error.help());
+        };
+        check("", "empty GPU name", "Modal offers T4");
+        check(":2", "empty GPU name", "Modal offers T4");
+        check("H1000", "unknown GPU `H1000`", "did you mean \"H100\"?");
+        check("voodoo-graphics", "unknown GPU `VOODOO-GRAPHICS`", "Modal offers");
+        check("L4:0", "`0` is no number of GPUs", "from 1 to 8");
+        check("L4:9", "`9` is no number of GPUs", "from 1 to 8");
+        check("L4:x", "`x` is no number of GPUs", "from 1 to 8");
+    }
+}
