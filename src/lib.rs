@@ -12,12 +12,13 @@
 //! | 2 | [`plan`], `route` | 0–1 | any I/O; files and facts are arguments |
 //! | 3 | `store`, `workspace`, [`backend`] | 0–2 | clap, terminal, raw config |
 //! | 4 | `engine`, `sink` | 0–3 | engine names no backend; sinks name neither backend nor engine |
-//! | 5 | `cli` | all | wire types of Modal |
+//! | 5 | [`cli`] | all | wire types of Modal |
 //!
 //! `tests/architecture.rs` enforces the table.
 
 pub mod backend;
 pub mod base;
+pub mod cli;
 pub mod config;
 pub mod diag;
 pub mod domain;

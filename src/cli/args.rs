@@ -1,0 +1,184 @@
+//! The command line: flags, commands, help. The only file with clap types.
+//!
+//! Parsing collects; what a flag means together with the file and the variables is resolved by each command.
+//! A command is listed here only when it works.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+pub use clap_complete::Shell;
+
+use super::ambient::ColorWish;
+use crate::base::exit_code;
+use crate::diag::ColorChoice;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0      success
+  n      the job's own code, when one job was asked for
+  1      several jobs were asked for and some failed
+  2      bad usage, or accel.toml has errors
+  124    timed out
+  125    accel itself failed
+  126    the command cannot be executed
+  127    the command was not found
+  128+n  the job was ended by signal n
+  129    stopped by SIGHUP
+  130    stopped by Ctrl-C (SIGINT)
+  143    stopped by SIGTERM";
+
+const EXAMPLES: &str = "\
+Examples:
+  accel init              write an accel.toml for this project
+  accel list              show the jobs
+  accel run test          run one job, after those that it needs
+  accel run lint test     run several, in parallel
+  accel run test -- -x    add arguments to the job's command
+  accel plan test         show what would run, and where each value came from";
+
+/// Run the jobs of accel.toml, on this machine or on Modal.
+///
+/// accel.toml lies at the root of a project and names jobs and the images they run in. accel looks for it in
+/// the current folder and upwards.
+#[derive(Debug, Parser)]
+#[command(
+    name = "accel",
+    version,
+    after_help = EXAMPLES,
+    after_long_help = long_examples(),
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    propagate_version = false,
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+fn long_examples() -> String {
+    format!("{EXAMPLES}\n\n{EXIT_CODES}")
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct GlobalArgs {
+    /// The file to read [default: accel.toml here or in a folder above; env: ACCEL_CONFIG]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+
+    /// Apply a profile of the file [env: ACCEL_PROFILE]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub profile: Option<String>,
+
+    /// Work as if started in this folder
+    #[arg(
+        short = 'C',
+        long = "directory",
+        global = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub directory: Option<PathBuf>,
+
+    /// Print JSON for programs: one event per line for run, one document for the others
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    pub color: ColorArg,
+
+    /// Say less: only the jobs' own output and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    pub quiet: bool,
+
+    /// Say more
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ColorArg {
+    Auto,
+    Always,
+    Never,
+}
+
+impl From<ColorArg> for ColorWish {
+    fn from(arg: ColorArg) -> Self {
+        match arg {
+            ColorArg::Auto => Self::Auto,
+            ColorArg::Always => Self::Always,
+            ColorArg::Never => Self::Never,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Generate a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  accel completions bash > ~/.local/share/bash-completion/completions/accel
+  accel completions zsh  > ~/.zfunc/_accel
+  accel completions fish > ~/.config/fish/completions/accel.fish")]
+    Completions { shell: Shell },
+}
+
+/// What the arguments ask for, or what to print instead.
+pub enum Parsed {
+    Run(Box<Cli>),
+    Print(Rendered),
+}
+
+/// Help, version or a usage error.
+pub struct Rendered {
+    plain: String,
+    styled: String,
+    /// 0 for help and version.
+    pub code: u8,
+}
+
+impl Rendered {
+    pub fn text(&self, color: ColorChoice) -> &str {
+        match color {
+            ColorChoice::Plain => &self.plain,
+            ColorChoice::Ansi => &self.styled,
+        }
+    }
+}
+
+pub fn parse(arguments: &[OsString]) -> Parsed {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Parsed::Run(Box::new(cli)),
+        Err(error) => Parsed::Print(Rendered {
+            plain: error.render().to_string(),
+            styled: error.render().ansi().to_string(),
+            code: if error.use_stderr() { exit_code::USAGE } else { 0 },
+        }),
+    }
+}
+
+/// The short help, without a final newline's worth of noise.
+pub fn short_help() -> String {
+    Cli::command().render_help().to_string()
+}
+
+/// The completion script of a shell.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "accel", &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,115 @@
+//! The one place where commands write to standard output and standard error.
+//!
+//! Results go to stdout in one piece, so that listing thousands of jobs is one write; accel's own words go to
+//! stderr. A reader that has gone away (`| head`) is success: the rest is not wanted.
+
+use std::io::{self, Write};
+
+use crate::diag::{self, ColorChoice, Diagnostic, Severity, SourceMap};
+
+/// How much accel says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Printer {
+    pub stdout_color: ColorChoice,
+    pub stderr_color: ColorChoice,
+    pub width: usize,
+    pub verbosity: Verbosity,
+}
+
+impl Printer {
+    /// Writes a result.
+    pub fn result(&self, text: impl AsRef<[u8]>) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        accept_broken_pipe(stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()))
+    }
+
+    /// Writes a JSON document and a newline.
+    pub fn json(&self, value: &impl serde::Serialize) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
+        text.push(b'\n');
+        self.result(text)
+    }
+
+    /// Says something to the user; a lost stderr is nobody's fault.
+    pub fn say(&self, text: impl AsRef<str>) {
+        if self.verbosity > Verbosity::Quiet {
+            write_stderr(text.as_ref());
+        }
+    }
+
+    /// An error and what to do about it, also when quiet.
+    pub fn error(&self, message: &str, help: &[String]) {
+        let mut text = format!("{} {message}\n", self.paint_stderr(Style::Error, "error:"));
+        for line in help {
+            text.push_str(&format!("{} {line}\n", self.paint_stderr(Style::Help, "help:")));
+        }
+        write_stderr(&text);
+    }
+
+    /// All findings, errors first, each separated by an empty line.
+    pub fn diagnostics(&self, diagnostics: &[Diagnostic], sources: &SourceMap) {
+        let visible = |diagnostic: &&Diagnostic| {
+            diagnostic.severity == Severity::Error || self.verbosity > Verbosity::Quiet
+        };
+        let mut text = String::new();
+        for diagnostic in diagnostics.iter().filter(visible) {
+            text.push_str(&diag::render(diagnostic, sources, self.stderr_color, self.width));
+            text.push_str("\n\n");
+        }
+        write_stderr(&text);
+    }
+
+    pub fn paint(&self, style: Style, text: &str) -> String {
+        paint(self.stdout_color, style, text)
+    }
+
+    pub fn paint_stderr(&self, style: Style, text: &str) -> String {
+        paint(self.stderr_color, style, text)
+    }
+}
+
+/// What a piece of text means; colour only underlines it.
+#[derive(Debug, Clone, Copy)]
+pub enum Style {
+    Name,
+    Dim,
+    Good,
+    Warning,
+    Error,
+    Help,
+}
+
+fn paint(color: ColorChoice, style: Style, text: &str) -> String {
+    use anstyle::{AnsiColor, Style as Ansi};
+    if color == ColorChoice::Plain || text.is_empty() {
+        return text.to_owned();
+    }
+    let style = match style {
+        Style::Name => Ansi::new().bold(),
+        Style::Dim => Ansi::new().dimmed(),
+        Style::Good => AnsiColor::Green.on_default(),
+        Style::Warning => AnsiColor::Yellow.on_default().bold(),
+        Style::Error => AnsiColor::Red.on_default().bold(),
+        Style::Help => AnsiColor::Cyan.on_default().bold(),
+    };
+    format!("{style}{text}{style:#}")
+}
+
+/// Text for stderr where no printer exists yet.
+pub fn write_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn accept_broken_pipe(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
