@@ -1,5 +1,7 @@
 //! Commands through the real binary in an isolated home.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../support/world.rs"]
 #[allow(dead_code, reason = "a library for every topic; each uses its part")]
 mod world;
