@@ -416,6 +416,8 @@ pub struct Image {
     pub local: LocalImage,
 }
 
+// One per image: a box would buy nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageBase {
     /// The default.
@@ -432,9 +434,14 @@ pub enum ImageBase {
     Dockerfile {
         path: Text,
         context: Option<Text>,
+        /// Docker's ignore patterns; `None`: the `.dockerignore` beside the Dockerfile or in the context.
+        ignore: Option<Vec<Text>>,
         build_args: IndexMap<String, Text>,
         add_python: bool,
         auth: RegistryAuth,
+        /// Variables and GPU of the build; its secrets are those of the image.
+        build_env: IndexMap<String, Text>,
+        build_gpu: Option<GpuText>,
     },
     /// `from = "other image"`.
     Image(String),
@@ -456,6 +463,8 @@ pub struct Layered {
     pub gpu: Option<GpuText>,
     pub secrets: Vec<Secret>,
     pub env: IndexMap<String, Text>,
+    /// Mounted while the step runs, by path; only for `run`.
+    pub volumes: IndexMap<String, Volume>,
     pub force_build: bool,
     pub location: Location,
 }
@@ -481,6 +490,7 @@ pub enum LayerStep {
     PipPrivateRepos {
         repositories: Vec<Text>,
         git_user: Text,
+        options: PipOptions,
     },
     Run(Vec<Text>),
     Copy {
@@ -497,6 +507,10 @@ pub enum LayerStep {
     Dockerfile {
         commands: Vec<Text>,
         context: Option<Text>,
+        /// Docker's ignore patterns; `None`: the context's `.dockerignore`.
+        ignore: Option<Vec<Text>>,
+        /// Path in the context → local file.
+        context_files: IndexMap<String, Text>,
         build_args: IndexMap<String, Text>,
     },
 }
@@ -539,11 +553,16 @@ pub struct UvSync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poetry {
     pub pyproject: Text,
+    /// `None`: poetry.lock beside the pyproject.toml.
     pub lock: Option<Text>,
+    /// Install without a lock file.
+    pub ignore_lock: bool,
     pub with: Vec<Text>,
     pub without: Vec<Text>,
     pub only: Vec<Text>,
     pub version: Option<Text>,
+    /// The image already has poetry: install none.
+    pub preinstalled: bool,
     pub old_installer: bool,
 }
 

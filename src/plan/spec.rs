@@ -177,11 +177,15 @@ pub struct ImageSpec {
     pub base: BaseSpec,
     /// `major.minor` or full; `None`: accel's default ([`crate::plan::DEFAULT_PYTHON`]) where one is needed.
     pub python: Option<String>,
+    /// Builds the base again even if it is known, and with it everything above.
+    pub force_build: bool,
     pub layers: Vec<LayerSpec>,
     pub workdir: Option<String>,
     pub local: LocalSpec,
 }
 
+// One per image: a box would buy nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseSpec {
     /// No image: the host locally, `debian_slim` on Modal.
@@ -198,9 +202,14 @@ pub enum BaseSpec {
     Dockerfile {
         file: FileRef,
         context: PathBuf,
+        /// Docker's ignore patterns; `None`: the `.dockerignore` beside the Dockerfile or in the context.
+        ignore: Option<Vec<String>>,
         build_args: IndexMap<String, String>,
         add_python: bool,
         auth: RegistryAuth,
+        secrets: Vec<Secret>,
+        env: IndexMap<String, String>,
+        gpu: Option<Gpu>,
     },
 }
 
@@ -218,6 +227,8 @@ pub struct LayerSpec {
     pub gpu: Option<Gpu>,
     pub secrets: Vec<Secret>,
     pub env: IndexMap<String, String>,
+    /// Mounted while the step runs, by path; only for [`StepSpec::Run`].
+    pub volumes: IndexMap<String, Volume>,
     pub force_build: bool,
     /// Digest of this layer and all below it.
     pub digest: Digest,
@@ -258,6 +269,7 @@ pub enum StepSpec {
     PipPrivateRepos {
         repositories: Vec<String>,
         git_user: String,
+        options: PipOptions,
     },
     Run(Vec<String>),
     /// `from` is relative to the root: a file or a folder, read when the layer is built.
@@ -274,6 +286,10 @@ pub enum StepSpec {
     Dockerfile {
         commands: Vec<String>,
         context: PathBuf,
+        /// Docker's ignore patterns; `None`: the context's `.dockerignore`.
+        ignore: Option<Vec<String>>,
+        /// Path in the context, which need not exist here → file sent along.
+        context_files: IndexMap<String, FileRef>,
         build_args: IndexMap<String, String>,
     },
 }
