@@ -1,7 +1,161 @@
 //! Checked configuration → plan: jobs selected, matrix expanded, needs closed over, images flattened and
-//! digested. Pure: files that images name are an argument, the environment is not consulted.
+//! digested.
+//!
+//! Pure: the files that images name are an argument ([`files_needed`] says which), the environment and the
+//! clock are not consulted; equal input gives an equal plan, byte for byte when printed. Only the closure of
+//! what was asked for is compiled, so one job of thousands costs one job. All findings are returned at once.
+//! Deciding places is left to `route`, reading files to `workspace`.
 
+mod fill;
+mod image;
+mod image_digest;
+mod job;
+mod layer;
+mod origins;
+mod pyproject;
+mod requirements;
+mod select;
 pub mod spec;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::model::{Config, OnExceed, Route, Valued};
+use crate::diag::Diagnostic;
+
+use image::{Images, Provided, Recorder};
+use origins::Origins;
+use spec::{BudgetLimits, ModalTarget, Plan, PlannedJob, SyncSet};
 
 /// Python series of images that need one and name none.
 pub const DEFAULT_PYTHON: &str = "3.12";
+
+/// Contents of the files that images name, or why one could not be read; keys as [`files_needed`] gives them.
+pub type Files = BTreeMap<PathBuf, Result<Arc<[u8]>, String>>;
+
+/// What one invocation asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Names, ids (`test[python=3.12]`; axes left out mean all their values) or globs (`bench-*`).
+    pub requested: Vec<String>,
+    /// Appended, quoted, to the command of the one job that was asked for.
+    pub extra_args: Vec<String>,
+    /// `--on` or `ACCEL_ON`: for every job of the plan.
+    pub on: Option<Valued<Route>>,
+    /// `--timeout` or `ACCEL_TIMEOUT`: for the jobs that were asked for.
+    pub timeout: Option<Valued<Duration>>,
+    /// `--strict` or `ACCEL_STRICT`: for every job of the plan.
+    pub strict: Option<Valued<bool>>,
+}
+
+impl Selection {
+    pub fn of<S: Into<String>>(requested: impl IntoIterator<Item = S>) -> Self {
+        Self { requested: requested.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Every job of the file.
+    pub fn everything() -> Self {
+        Self::of(["*"])
+    }
+}
+
+/// The files that the images of the selected jobs name, relative to the root. Contents may name further files
+/// (`-r` lines of requirements), so ask again with what was read until nothing new is named.
+pub fn files_needed(config: &Config, selection: &Selection, known: &Files) -> BTreeSet<PathBuf> {
+    let Ok(closure) = select::close(config, selection) else { return BTreeSet::new() };
+    let origins = Origins::new(&config.sources);
+    let recorder = Recorder::new(known);
+    let mut images = Images::new(config, &origins, &recorder);
+    for node in &closure.nodes {
+        images.of_job(node.job, &node.values, &mut Vec::new());
+    }
+    drop(images);
+    recorder.into_paths()
+}
+
+/// Compiles what was asked for and all it needs.
+pub fn compile(config: &Config, selection: &Selection, files: &Files) -> Result<Plan, Vec<Diagnostic>> {
+    let closure = select::close(config, selection)?;
+    let asked: BTreeSet<usize> = closure.requested.iter().copied().collect();
+    let mut findings = Vec::new();
+    check_extra_args(selection, &closure, &mut findings);
+    let origins = Origins::new(&config.sources);
+    let provided = Provided(files);
+    let mut images = Images::new(config, &origins, &provided);
+    let mut jobs = Vec::with_capacity(closure.nodes.len());
+    for (index, node) in closure.nodes.iter().enumerate() {
+        let asked = asked.contains(&index);
+        let image = images.of_job(node.job, &node.values, &mut findings);
+        let context = job::Context { config, selection, origins: &origins, asked };
+        jobs.push(job::compile(&context, node, image, &mut findings));
+    }
+    if !findings.is_empty() {
+        return Err(without_repeats(findings));
+    }
+    Ok(assemble(config, closure.requested.iter().map(|index| jobs[*index].id.clone()).collect(), jobs))
+}
+
+fn assemble(config: &Config, requested: Vec<crate::domain::JobId>, jobs: Vec<PlannedJob>) -> Plan {
+    let mut images = BTreeMap::new();
+    for job in &jobs {
+        images.entry(job.spec.image.digest).or_insert_with(|| job.spec.image.clone());
+    }
+    Plan {
+        root: config.root.clone(),
+        project: config.project.value.clone(),
+        modal: ModalTarget {
+            app: config.modal.app.value.clone(),
+            environment: config.modal.environment.as_ref().map(|name| name.value.clone()),
+        },
+        sync: SyncSet {
+            gitignore: config.sync.gitignore.value,
+            include: config.sync.include.iter().map(|glob| glob.value.clone()).collect(),
+            exclude: config.sync.exclude.iter().map(|glob| glob.value.clone()).collect(),
+            max_size: config.sync.max_size.value,
+        },
+        jobs,
+        requested,
+        images,
+        budget: budget(config),
+    }
+}
+
+fn budget(config: &Config) -> BudgetLimits {
+    let budget = &config.budget;
+    BudgetLimits {
+        per_run: budget.per_run.as_ref().map(|amount| amount.value),
+        per_day: budget.per_day.as_ref().map(|amount| amount.value),
+        prewarm_per_day: budget.prewarm_per_day.as_ref().map(|amount| amount.value),
+        stop_when_exceeded: budget.on_exceed.as_ref().is_some_and(|what| what.value == OnExceed::Stop),
+        value_of_time: budget.value_of_time.as_ref().map(|amount| amount.value),
+    }
+}
+
+fn check_extra_args(selection: &Selection, closure: &select::Closure<'_>, findings: &mut Vec<Diagnostic>) {
+    let names: BTreeSet<&str> =
+        closure.requested.iter().map(|index| closure.nodes[*index].job.name.as_str()).collect();
+    if selection.extra_args.is_empty() || names.len() == 1 {
+        return;
+    }
+    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+    findings.push(
+        Diagnostic::error(
+            "ambiguous-arguments",
+            format!("arguments after `--` go to one job, but several were asked for: {names}"),
+        )
+        .help("run one of them at a time, or leave the arguments out"),
+    );
+}
+
+/// Jobs that share an image share its findings: each is reported once.
+fn without_repeats(findings: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(findings.len());
+    for finding in findings {
+        if !kept.contains(&finding) {
+            kept.push(finding);
+        }
+    }
+    kept
+}

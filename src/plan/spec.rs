@@ -123,8 +123,8 @@ pub struct SandboxSpec {
     pub image: Arc<ImageSpec>,
     /// In order; later definitions have already won.
     pub env: IndexMap<String, String>,
-    /// Files of `KEY=value` lines, relative to the root, weakest first; weaker than `env`.
-    pub dotenv: Vec<PathBuf>,
+    /// Weakest first; weaker than `env`.
+    pub dotenv: Vec<DotenvFile>,
     /// Globs over the names of local variables that may travel.
     pub pass_env: Vec<String>,
     pub secrets: Vec<Secret>,
@@ -143,6 +143,15 @@ pub struct SandboxSpec {
     pub outputs: Option<Vec<String>>,
     /// Between the polite signal and the kill.
     pub stop_timeout: Duration,
+}
+
+/// A file of `KEY=value` lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DotenvFile {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// False for files that only `[defaults]` names: those may be missing.
+    pub required: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

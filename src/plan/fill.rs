@@ -1,0 +1,106 @@
+//! Matrix values into texts; what cannot be filled in is collected, never fatal at once.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Component, Path, PathBuf};
+
+use indexmap::IndexMap;
+
+use crate::base::interpolate::{INTERPOLATE_HELP, InterpolateError, interpolate};
+use crate::base::suggest::nearest;
+use crate::config::model::GpuText;
+use crate::diag::{Diagnostic, Location};
+
+use super::spec::{Gpu, GpuChoice};
+
+/// A job's matrix values in the order of its axes.
+pub type Values = Vec<(String, String)>;
+
+/// Fills texts of one job or image and remembers what went wrong.
+pub struct Fill<'a> {
+    values: &'a Values,
+    used: Cell<bool>,
+    findings: RefCell<Vec<Diagnostic>>,
+}
+
+impl<'a> Fill<'a> {
+    pub fn new(values: &'a Values) -> Self {
+        Self { values, used: Cell::new(false), findings: RefCell::default() }
+    }
+
+    /// Whether any text so far held a placeholder: the result then belongs to these values alone.
+    pub fn used_values(&self) -> bool {
+        self.used.get()
+    }
+
+    pub fn finish(self) -> Vec<Diagnostic> {
+        self.findings.into_inner()
+    }
+
+    pub fn report(&self, finding: Diagnostic) {
+        self.findings.borrow_mut().push(finding);
+    }
+
+    pub fn text(&self, text: &str, at: Option<Location>) -> String {
+        let lookup = |name: &str| {
+            self.used.set(true);
+            self.values.iter().find(|(axis, _)| axis == name).map(|(_, value)| value.as_str())
+        };
+        match interpolate(text, lookup) {
+            Ok(filled) => filled.into_owned(),
+            Err(error) => {
+                self.report(self.explain(&error).at(at));
+                text.to_owned()
+            }
+        }
+    }
+
+    pub fn texts(&self, texts: &[String], at: Option<Location>) -> Vec<String> {
+        texts.iter().map(|text| self.text(text, at)).collect()
+    }
+
+    pub fn option(&self, text: Option<&String>, at: Option<Location>) -> Option<String> {
+        text.map(|text| self.text(text, at))
+    }
+
+    pub fn map(&self, map: &IndexMap<String, String>, at: Option<Location>) -> IndexMap<String, String> {
+        map.iter().map(|(key, value)| (key.clone(), self.text(value, at))).collect()
+    }
+
+    /// A path relative to the root, without `.` parts.
+    pub fn path(&self, text: &str, at: Option<Location>) -> PathBuf {
+        tidy(Path::new(&self.text(text, at)))
+    }
+
+    pub fn gpu(&self, gpu: &GpuText) -> Option<GpuChoice> {
+        let text = self.text(&gpu.text, Some(gpu.location));
+        match Gpu::parse(&text) {
+            Ok(kind) => Some(GpuChoice { gpu: kind, wait: gpu.wait }),
+            Err(error) => {
+                let finding = Diagnostic::error("bad-gpu", error.to_string());
+                self.report(finding.at(gpu.location).help(error.help()));
+                None
+            }
+        }
+    }
+
+    fn explain(&self, error: &InterpolateError) -> Diagnostic {
+        let InterpolateError::Unknown { name, .. } = error else {
+            return Diagnostic::error("bad-placeholder", error.to_string()).help(INTERPOLATE_HELP);
+        };
+        let axes: Vec<&str> = self.values.iter().map(|(axis, _)| axis.as_str()).collect();
+        let finding = Diagnostic::error("unknown-axis", error.to_string());
+        if axes.is_empty() {
+            return finding.label("the job has no matrix").help(INTERPOLATE_HELP);
+        }
+        match nearest(name, axes.iter().copied()) {
+            Some(near) => finding.help(format!("did you mean `${{matrix.{near}}}`?")),
+            None => finding.help(format!("the job's matrix has {}", axes.join(", "))),
+        }
+    }
+}
+
+/// `./a/./b` → `a/b`; `.` for nothing at all.
+pub fn tidy(path: &Path) -> PathBuf {
+    let tidied: PathBuf = path.components().filter(|part| !matches!(part, Component::CurDir)).collect();
+    if tidied.as_os_str().is_empty() { PathBuf::from(".") } else { tidied }
+}
