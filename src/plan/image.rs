@@ -147,9 +147,9 @@ impl<'a> Images<'a> {
         if let Some(engine) = engine {
             note("local.engine", &engine.origin);
         }
-        let base = layer::base(&bottom.base.value, bottom.base.origin.location, &reader);
+        let base = layer::base(bottom, &reader);
         let python_text = python.map(|python| fill.text(&python.value, python.origin.location));
-        let mut below = base_digest(&base, python_text.as_deref());
+        let mut below = base_digest(&base, python_text.as_deref(), bottom.force_build);
         let mut layers: Vec<LayerSpec> = Vec::new();
         for image in chain.iter().rev() {
             for mut layer in self.layers_of(image, &reader) {
@@ -174,6 +174,7 @@ impl<'a> Images<'a> {
                 name,
                 base,
                 python: python_text,
+                force_build: bottom.force_build,
                 layers,
             }),
             provenance,
@@ -242,9 +243,10 @@ fn local_run(chain: &[&Image], fill: &Fill<'_>) -> Vec<String> {
 fn host_image() -> CompiledImage {
     let spec = ImageSpec {
         name: "host".to_owned(),
-        digest: base_digest(&BaseSpec::None, None),
+        digest: base_digest(&BaseSpec::None, None, false),
         base: BaseSpec::None,
         python: None,
+        force_build: false,
         layers: Vec::new(),
         workdir: None,
         local: LocalSpec { engine: LocalEngine::Host, run: Vec::new() },

@@ -16,9 +16,9 @@ use indexmap::IndexMap;
 use crate::base::digest::{Digest, DigestBuilder};
 use crate::config::model::{PipOptions, Poetry, RegistryAuth, UvSync};
 
-use super::spec::{BaseSpec, FileRef, Installer, LayerSpec, Secret, StepSpec};
+use super::spec::{BaseSpec, FileRef, Installer, LayerSpec, Secret, StepSpec, Volume};
 
-pub fn base_digest(base: &BaseSpec, python: Option<&str>) -> Digest {
+pub fn base_digest(base: &BaseSpec, python: Option<&str>, force_build: bool) -> Digest {
     let mut fields = Fields(DigestBuilder::new("accel image base 1"));
     match base {
         BaseSpec::None => fields.text("none"),
@@ -28,11 +28,21 @@ pub fn base_digest(base: &BaseSpec, python: Option<&str>) -> Digest {
         BaseSpec::Registry { reference, auth, add_python, setup } => {
             fields.text("registry").text(reference).auth(auth).flag(*add_python).texts(setup)
         }
-        BaseSpec::Dockerfile { file, context, build_args, add_python, auth } => {
-            fields.text("dockerfile").file(file).path(context).map(build_args).flag(*add_python).auth(auth)
+        BaseSpec::Dockerfile { file, context, ignore, build_args, add_python, auth, secrets, env, gpu } => {
+            fields
+                .text("dockerfile")
+                .file(file)
+                .path(context)
+                .optional_texts(ignore.as_deref())
+                .map(build_args)
+                .flag(*add_python)
+                .auth(auth)
+                .secrets(secrets)
+                .map(env)
+                .option(gpu.as_ref().map(ToString::to_string).as_deref())
         }
     };
-    fields.option(python).0.finish()
+    fields.option(python).flag(force_build).0.finish()
 }
 
 /// The digest of a layer upon the one `below` it.
@@ -42,6 +52,7 @@ pub fn layer_digest(below: Digest, layer: &LayerSpec) -> Digest {
     step(&mut fields, &layer.step);
     let gpu = layer.gpu.as_ref().map(ToString::to_string);
     fields.option(gpu.as_deref()).secrets(&layer.secrets).map(&layer.env).flag(layer.force_build);
+    fields.volumes(&layer.volumes);
     fields.0.finish()
 }
 
@@ -67,8 +78,8 @@ fn step(fields: &mut Fields, step: &StepSpec) {
         StepSpec::MicromambaInstall { packages, spec_file, channels } => {
             fields.text("micromamba").texts(packages).optional_file(spec_file.as_ref()).texts(channels)
         }
-        StepSpec::PipPrivateRepos { repositories, git_user } => {
-            fields.text("pip_private_repos").texts(repositories).text(git_user)
+        StepSpec::PipPrivateRepos { repositories, git_user, options } => {
+            fields.text("pip_private_repos").texts(repositories).text(git_user).options(options)
         }
         StepSpec::Run(commands) => fields.text("run").texts(commands),
         StepSpec::Copy { from, to, ignore } => fields.text("copy").path(from).text(to).texts(ignore),
@@ -77,9 +88,13 @@ fn step(fields: &mut Fields, step: &StepSpec) {
         StepSpec::Entrypoint(words) => fields.text("entrypoint").texts(words),
         StepSpec::Cmd(words) => fields.text("cmd").texts(words),
         StepSpec::Shell(words) => fields.text("shell").texts(words),
-        StepSpec::Dockerfile { commands, context, build_args } => {
-            fields.text("dockerfile_commands").texts(commands).path(context).map(build_args)
-        }
+        StepSpec::Dockerfile { commands, context, ignore, context_files, build_args } => fields
+            .text("dockerfile_commands")
+            .texts(commands)
+            .path(context)
+            .optional_texts(ignore.as_deref())
+            .context_files(context_files)
+            .map(build_args),
     };
 }
 
@@ -115,6 +130,29 @@ impl Fields {
 
     fn texts(&mut self, texts: &[String]) -> &mut Self {
         self.count(texts.len()).each(texts, |fields, text| fields.text(text))
+    }
+
+    fn optional_texts(&mut self, texts: Option<&[String]>) -> &mut Self {
+        match texts {
+            None => self.flag(false),
+            Some(texts) => self.flag(true).texts(texts),
+        }
+    }
+
+    fn context_files(&mut self, files: &IndexMap<String, FileRef>) -> &mut Self {
+        self.count(files.len());
+        for (path, file) in files {
+            self.text(path).file(file);
+        }
+        self
+    }
+
+    fn volumes(&mut self, volumes: &IndexMap<String, Volume>) -> &mut Self {
+        self.count(volumes.len());
+        for (path, volume) in volumes {
+            self.text(path).text(&volume.name).flag(volume.read_only);
+        }
+        self
     }
 
     fn option(&mut self, text: Option<&str>) -> &mut Self {
@@ -175,8 +213,24 @@ impl Fields {
     }
 
     fn poetry(&mut self, poetry: &Poetry) -> &mut Self {
-        let Poetry { pyproject: _, lock: _, with, without, only, version, old_installer } = poetry;
-        self.texts(with).texts(without).texts(only).option(version.as_deref()).flag(*old_installer)
+        let Poetry {
+            pyproject: _,
+            lock: _,
+            ignore_lock,
+            with,
+            without,
+            only,
+            version,
+            preinstalled,
+            old_installer,
+        } = poetry;
+        self.texts(with)
+            .texts(without)
+            .texts(only)
+            .option(version.as_deref())
+            .flag(*old_installer)
+            .flag(*ignore_lock)
+            .flag(*preinstalled)
     }
 
     fn secrets(&mut self, secrets: &[Secret]) -> &mut Self {

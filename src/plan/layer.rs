@@ -15,9 +15,10 @@ use super::image::{Reader, reads_secrets};
 use super::pyproject;
 use super::spec::{BaseSpec, LayerSpec, StepSpec};
 
-pub fn base(base: &ImageBase, at: Option<Location>, reader: &Reader<'_>) -> BaseSpec {
-    let fill = reader.fill;
-    match base {
+/// The base of the image that all else is built on.
+pub fn base(image: &Image, reader: &Reader<'_>) -> BaseSpec {
+    let (fill, at) = (reader.fill, image.base.origin.location.or(Some(image.location)));
+    match &image.base.value {
         ImageBase::DebianSlim | ImageBase::Image(_) => BaseSpec::DebianSlim,
         ImageBase::Micromamba => BaseSpec::Micromamba,
         ImageBase::Scratch => BaseSpec::Scratch,
@@ -27,12 +28,25 @@ pub fn base(base: &ImageBase, at: Option<Location>, reader: &Reader<'_>) -> Base
             add_python: *add_python,
             setup: fill.texts(setup, at),
         },
-        ImageBase::Dockerfile { path, context, build_args, add_python, auth } => BaseSpec::Dockerfile {
+        ImageBase::Dockerfile {
+            path,
+            context,
+            ignore,
+            build_args,
+            add_python,
+            auth,
+            build_env,
+            build_gpu,
+        } => BaseSpec::Dockerfile {
             file: reader.file(path, at),
             context: folder(context.as_ref(), fill, at),
+            ignore: ignore.as_ref().map(|patterns| fill.texts(patterns, at)),
             build_args: fill.map(build_args, at),
             add_python: *add_python,
             auth: auth.clone(),
+            secrets: image.secrets.iter().map(|secret| secret.value.clone()).collect(),
+            env: fill.map(build_env, at),
+            gpu: build_gpu.as_ref().and_then(|gpu| fill.gpu(gpu)).map(|choice| choice.gpu),
         },
     }
 }
@@ -45,6 +59,7 @@ pub fn compile(layer: &Layered, image: &Image, reader: &Reader<'_>, origin: Stri
         gpu: layer.gpu.as_ref().and_then(|gpu| fill.gpu(gpu)).map(|choice| choice.gpu),
         secrets: secrets(layer, image),
         env: fill.map(&layer.env, Some(layer.location)),
+        volumes: layer.volumes.clone(),
         force_build: layer.force_build || image.force_build,
         digest: undigested(),
         origin,
@@ -57,6 +72,7 @@ pub fn plain(step: StepSpec, origin: String) -> LayerSpec {
         gpu: None,
         secrets: Vec::new(),
         env: IndexMap::new(),
+        volumes: IndexMap::new(),
         force_build: false,
         digest: undigested(),
         origin,
@@ -105,9 +121,10 @@ fn step(step: &LayerStep, at: Option<Location>, reader: &Reader<'_>) -> StepSpec
             spec_file: spec_file.as_ref().map(|path| reader.file(path, at)),
             channels: fill.texts(channels, at),
         },
-        LayerStep::PipPrivateRepos { repositories, git_user } => StepSpec::PipPrivateRepos {
+        LayerStep::PipPrivateRepos { repositories, git_user, options } => StepSpec::PipPrivateRepos {
             repositories: fill.texts(repositories, at),
             git_user: fill.text(git_user, at),
+            options: options_of(options, fill, at),
         },
         LayerStep::Run(commands) => StepSpec::Run(fill.texts(commands, at)),
         LayerStep::Copy { from, to, ignore } => StepSpec::Copy {
@@ -120,11 +137,18 @@ fn step(step: &LayerStep, at: Option<Location>, reader: &Reader<'_>) -> StepSpec
         LayerStep::Entrypoint(words) => StepSpec::Entrypoint(fill.texts(words, at)),
         LayerStep::Cmd(words) => StepSpec::Cmd(fill.texts(words, at)),
         LayerStep::Shell(words) => StepSpec::Shell(fill.texts(words, at)),
-        LayerStep::Dockerfile { commands, context, build_args } => StepSpec::Dockerfile {
-            commands: fill.texts(commands, at),
-            context: folder(context.as_ref(), fill, at),
-            build_args: fill.map(build_args, at),
-        },
+        LayerStep::Dockerfile { commands, context, ignore, context_files, build_args } => {
+            StepSpec::Dockerfile {
+                commands: fill.texts(commands, at),
+                context: folder(context.as_ref(), fill, at),
+                ignore: ignore.as_ref().map(|patterns| fill.texts(patterns, at)),
+                context_files: context_files
+                    .iter()
+                    .map(|(path, file)| (path.clone(), reader.file(file, at)))
+                    .collect(),
+                build_args: fill.map(build_args, at),
+            }
+        }
     }
 }
 
@@ -170,7 +194,11 @@ fn uv_sync(sync: &UvSync, at: Option<Location>, reader: &Reader<'_>) -> StepSpec
 fn poetry_step(poetry: &Poetry, at: Option<Location>, reader: &Reader<'_>) -> StepSpec {
     let fill = reader.fill;
     let pyproject = reader.file(&poetry.pyproject, at);
-    let lock = poetry.lock.as_ref().map(|path| reader.file(path, at));
+    let lock = match &poetry.lock {
+        _ if poetry.ignore_lock => None,
+        Some(path) => Some(reader.file(path, at)),
+        None => Some(reader.file_at(&tidy(&pyproject.path.with_file_name("poetry.lock")), at)),
+    };
     StepSpec::Poetry {
         poetry: Poetry {
             pyproject: text_of(&pyproject.path),
@@ -180,6 +208,8 @@ fn poetry_step(poetry: &Poetry, at: Option<Location>, reader: &Reader<'_>) -> St
             only: fill.texts(&poetry.only, at),
             version: fill.option(poetry.version.as_ref(), at),
             old_installer: poetry.old_installer,
+            ignore_lock: poetry.ignore_lock,
+            preinstalled: poetry.preinstalled,
         },
         pyproject,
         lock,
