@@ -11,7 +11,7 @@
 //! | 1 | [`domain`], [`event`], [`config`] | 0 | network, terminal |
 //! | 2 | [`plan`], `route` | 0–1 | any I/O; files and facts are arguments |
 //! | 3 | `store`, `workspace`, [`backend`] | 0–2 | clap, terminal, raw config |
-//! | 4 | `engine`, `sink` | 0–3 | engine names no backend; sinks name neither backend nor engine |
+//! | 4 | [`engine`], [`sink`] | 0–3 | engine names no backend; sinks name neither backend nor engine |
 //! | 5 | [`cli`] | all | wire types of Modal |
 //!
 //! `tests/architecture.rs` enforces the table.
@@ -22,5 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod diag;
 pub mod domain;
+pub mod engine;
 pub mod event;
 pub mod plan;
+pub mod sink;

@@ -28,6 +28,25 @@ pub enum StopReason {
     Hangup,
 }
 
+impl StopReason {
+    /// The number of the signal, the same on every system accel runs on.
+    pub fn signal(self) -> i32 {
+        match self {
+            Self::Hangup => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+
+    pub fn signal_name(self) -> &'static str {
+        match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+}
+
 impl CancelLevel {
     fn rank(self) -> u8 {
         match self {

@@ -6,6 +6,7 @@
 //! no process of the session lives, but for a warm sandbox within its lease.
 
 pub mod cancel;
+pub mod fake;
 pub mod local;
 
 use std::future::Future;

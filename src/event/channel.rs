@@ -1,8 +1,8 @@
 //! The bounded channel between whoever emits events and the thread that feeds the sinks.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Event, Stamped};
 
@@ -10,22 +10,109 @@ use super::{Event, Stamped};
 /// a full channel holds the emitter, and through its pipe the command, back.
 pub const CHANNEL_CAPACITY: usize = 64;
 
+#[derive(Debug)]
+enum Message {
+    Event(Stamped),
+    /// Answered once everything before it has been shown.
+    Shown(oneshot::Sender<()>),
+}
+
 /// Sends events; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Emitter(mpsc::Sender<Stamped>);
+pub struct Emitter(mpsc::Sender<Message>);
 
 /// The other end, read by the one sink thread.
-pub type Receiver = mpsc::Receiver<Stamped>;
+#[derive(Debug)]
+pub struct Receiver {
+    messages: mpsc::Receiver<Message>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// What [`Receiver::try_next`] found.
+#[derive(Debug)]
+pub enum Delivery {
+    Event(Stamped),
+    /// Nothing more for now: a good moment to flush.
+    Idle,
+    /// Every emitter is gone.
+    Ended,
+}
 
 pub fn channel() -> (Emitter, Receiver) {
-    let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-    (Emitter(sender), receiver)
+    let (sender, messages) = mpsc::channel(CHANNEL_CAPACITY);
+    (Emitter(sender), Receiver { messages, waiting: Vec::new() })
 }
 
 impl Emitter {
     /// Waits for room. A receiver that went away is no error: the run goes on unseen.
     pub async fn emit(&self, event: Event) {
-        let _ = self.0.send(Stamped { at_ms: now_ms(), event }).await;
+        let _ = self.0.send(Message::Event(Stamped { at_ms: now_ms(), event })).await;
+    }
+
+    /// Waits until all that was emitted before has been shown, so that a command which inherits accel's own
+    /// stdout and stderr writes after it.
+    pub async fn shown(&self) {
+        let (sender, shown) = oneshot::channel();
+        if self.0.send(Message::Shown(sender)).await.is_ok() {
+            let _ = shown.await;
+        }
+    }
+}
+
+impl Receiver {
+    /// The next event; `None` once every emitter is gone. Asking for it says that all before was shown.
+    pub async fn recv(&mut self) -> Option<Stamped> {
+        loop {
+            self.answer();
+            match self.messages.recv().await? {
+                Message::Event(event) => return Some(event),
+                Message::Shown(sender) => self.waiting.push(sender),
+            }
+        }
+    }
+
+    /// Never waits. After [`Delivery::Idle`], flush and [`wait`](Self::wait).
+    pub fn try_next(&mut self) -> Delivery {
+        if !self.waiting.is_empty() {
+            return Delivery::Idle;
+        }
+        match self.messages.try_recv() {
+            Ok(Message::Event(event)) => Delivery::Event(event),
+            Ok(Message::Shown(sender)) => {
+                self.waiting.push(sender);
+                Delivery::Idle
+            }
+            Err(mpsc::error::TryRecvError::Empty) => Delivery::Idle,
+            Err(mpsc::error::TryRecvError::Disconnected) => Delivery::Ended,
+        }
+    }
+
+    /// Blocks the thread for the next event; says that all before was shown.
+    pub fn wait(&mut self) -> Delivery {
+        self.answer();
+        match self.messages.blocking_recv() {
+            Some(Message::Event(event)) => Delivery::Event(event),
+            Some(Message::Shown(sender)) => {
+                self.waiting.push(sender);
+                Delivery::Idle
+            }
+            None => Delivery::Ended,
+        }
+    }
+
+    /// As [`recv`](Self::recv), for at most `limit`.
+    pub async fn recv_within(&mut self, limit: Duration) -> Delivery {
+        match tokio::time::timeout(limit, self.recv()).await {
+            Ok(Some(event)) => Delivery::Event(event),
+            Ok(None) => Delivery::Ended,
+            Err(_) => Delivery::Idle,
+        }
+    }
+
+    fn answer(&mut self) {
+        for sender in self.waiting.drain(..) {
+            let _ = sender.send(());
+        }
     }
 }
 

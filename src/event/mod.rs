@@ -12,7 +12,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use channel::{CHANNEL_CAPACITY, Emitter, Receiver, channel};
+pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, channel};
 
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
 
@@ -20,7 +20,7 @@ use crate::domain::{Cause, Exit, JobId, Place, Stream};
 pub const STREAM_VERSION: u32 = 1;
 
 /// An event and the moment it happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Stamped {
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
@@ -121,6 +121,10 @@ pub enum Event {
         job: JobId,
         #[serde(flatten)]
         verdict: Verdict,
+        /// Where it ran last; absent when it was never started.
+        place: Option<Place>,
+        /// How often it was started, fallbacks included.
+        attempts: u32,
         #[serde(rename = "duration_ms", serialize_with = "millis")]
         #[schemars(with = "u64")]
         duration: Duration,
@@ -131,6 +135,7 @@ pub enum Event {
         passed: usize,
         failed: usize,
         skipped: usize,
+        cancelled: usize,
         #[serde(rename = "duration_ms", serialize_with = "millis")]
         #[schemars(with = "u64")]
         duration: Duration,

@@ -1,0 +1,109 @@
+//! The cancel ladder of one attempt: follows the run's cancellation, adds the job's timeout, and turns a polite
+//! stop into a kill when the grace is over.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::{Cancel, CancelLevel, CancelSource, StopReason};
+
+/// Why an attempt was told to stop. The first reason stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    ByUser,
+    ByTimeout,
+}
+
+#[derive(Debug)]
+pub(super) struct Ladder {
+    job: CancelSource,
+    run: Cancel,
+    seen: CancelLevel,
+    grace: Duration,
+    deadline: Option<Instant>,
+    kill_at: Option<Instant>,
+    stopped: Option<Stopped>,
+}
+
+impl Ladder {
+    pub(super) fn new(run: Cancel, grace: Duration) -> Self {
+        let mut ladder = Self {
+            job: CancelSource::default(),
+            seen: CancelLevel::Run,
+            run,
+            grace,
+            deadline: None,
+            kill_at: None,
+            stopped: None,
+        };
+        let level = ladder.run.level();
+        ladder.follow(level);
+        ladder
+    }
+
+    pub(super) fn watch(&self) -> Cancel {
+        self.job.watch()
+    }
+
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        self.stopped
+    }
+
+    /// The job's time ends then, unless [`stop_clock`](Self::stop_clock) comes first.
+    pub(super) fn start_clock(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    pub(super) fn stop_clock(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Awaits the work to its own end while the ladder goes on.
+    pub(super) async fn supervise<F: Future>(&mut self, work: F) -> F::Output {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut work => return output,
+                level = self.run.above(self.seen) => self.follow(level),
+                () = reached(self.kill_at) => self.kill(),
+                () = reached(self.deadline) => self.time_out(),
+            }
+        }
+    }
+
+    fn follow(&mut self, level: CancelLevel) {
+        self.seen = level;
+        match level {
+            CancelLevel::Run | CancelLevel::Drain => {}
+            CancelLevel::Stop(reason) => self.stop(reason, Stopped::ByUser),
+            CancelLevel::Kill => {
+                self.stopped.get_or_insert(Stopped::ByUser);
+                self.kill();
+            }
+        }
+    }
+
+    fn time_out(&mut self) {
+        self.deadline = None;
+        self.stop(StopReason::Terminate, Stopped::ByTimeout);
+    }
+
+    fn stop(&mut self, reason: StopReason, why: Stopped) {
+        self.stopped.get_or_insert(why);
+        self.job.raise(CancelLevel::Stop(reason));
+        self.kill_at.get_or_insert_with(|| Instant::now() + self.grace);
+    }
+
+    fn kill(&mut self) {
+        self.kill_at = None;
+        self.job.raise(CancelLevel::Kill);
+    }
+}
+
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
