@@ -72,6 +72,7 @@ fn spec() -> SandboxSpec {
         python: None,
         layers: Vec::new(),
         workdir: None,
+        force_build: false,
         local: LocalSpec { engine: LocalEngine::Host, run: Vec::new() },
     };
     SandboxSpec {
