@@ -37,3 +37,31 @@ pub fn replace(path: &Path, contents: &[u8]) -> Result<(), FileError> {
     file.persist(path).map_err(|error| wrap(error.error))?;
     Ok(())
 }
+
+/// Makes `path` with `contents`, complete or absent; fails with `AlreadyExists` where something is there.
+/// Readable as the umask says: for files that belong to the user's project.
+pub fn create_new(path: &Path, contents: &[u8]) -> Result<(), FileError> {
+    let wrap = |source| FileError::new("write", path, source);
+    let file = project_file(path, contents).map_err(wrap)?;
+    file.persist_noclobber(path).map_err(|error| wrap(error.error))?;
+    Ok(())
+}
+
+/// As [`create_new`], replacing what is there.
+pub fn replace_shared(path: &Path, contents: &[u8]) -> Result<(), FileError> {
+    let wrap = |source| FileError::new("write", path, source);
+    let file = project_file(path, contents).map_err(wrap)?;
+    file.persist(path).map_err(|error| wrap(error.error))?;
+    Ok(())
+}
+
+fn project_file(path: &Path, contents: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The umask takes bits away from this.
+    let everyone = fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().permissions(everyone).tempfile_in(parent)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}

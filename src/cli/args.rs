@@ -118,6 +118,16 @@ impl From<ColorArg> for ColorWish {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write an accel.toml for this project
+    ///
+    /// Reads what is there (pyproject.toml, requirements, uv.lock, setup.cfg, Dockerfile, Taskfile, justfile,
+    /// Makefile, package.json, Cargo.toml, go.mod) and writes a commented file that runs.
+    #[command(after_help = "\
+Examples:
+  accel init              write accel.toml here; refuses to overwrite
+  accel init --print      only show it")]
+    Init(InitArgs),
+
     /// Generate a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -125,6 +135,16 @@ Examples:
   accel completions zsh  > ~/.zfunc/_accel
   accel completions fish > ~/.config/fish/completions/accel.fish")]
     Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Print to standard output instead of writing the file
+    #[arg(long)]
+    pub print: bool,
+    /// Replace an accel.toml that is there
+    #[arg(long, conflicts_with = "print")]
+    pub force: bool,
 }
 
 /// What the arguments ask for, or what to print instead.

@@ -8,9 +8,12 @@ pub mod ambient;
 pub mod args;
 pub mod commands;
 pub mod error;
+mod init;
 pub mod printer;
 
 pub use ambient::Ambient;
+
+use std::path::{Path, PathBuf};
 
 use crate::base::exit_code;
 use ambient::ColorWish;
@@ -30,14 +33,36 @@ pub fn main(ambient: &Ambient) -> u8 {
 
 fn run(ambient: &Ambient, cli: Cli) -> u8 {
     let printer = printer(ambient, Some(&cli.global));
-    let outcome = match &cli.command {
-        None => printer.result(args::short_help()).map(|()| 0).map_err(CommandError::from),
-        Some(Command::Completions { shell }) => commands::completions::run(*shell, &printer),
-    };
-    outcome.unwrap_or_else(|error| {
+    dispatch(ambient, &cli, &printer).unwrap_or_else(|error| {
         error.print(&printer);
         error.exit_code()
     })
+}
+
+fn dispatch(ambient: &Ambient, cli: &Cli, printer: &Printer) -> Outcome {
+    let Some(command) = &cli.command else {
+        printer.result(args::short_help())?;
+        return Ok(0);
+    };
+    match command {
+        Command::Init(args) => commands::init::run(args, &folder(ambient, &cli.global)?, printer),
+        Command::Completions { shell } => commands::completions::run(*shell, printer),
+    }
+}
+
+/// The folder to work in: the current one, or `-C` from there.
+fn folder(ambient: &Ambient, global: &GlobalArgs) -> Result<PathBuf, CommandError> {
+    let current = ambient.folder.as_ref();
+    let folder = match (&global.directory, current) {
+        (Some(directory), _) if directory.is_absolute() => directory.clone(),
+        (directory, Ok(current)) => current.join(directory.as_deref().unwrap_or(Path::new(""))),
+        (_, Err(error)) => {
+            return Err(CommandError::failed(format!("cannot tell the current folder: {error}")));
+        }
+    };
+    folder
+        .canonicalize()
+        .map_err(|error| CommandError::usage(format!("cannot work in {}: {error}", folder.display())))
 }
 
 /// Help and version go to stdout, usage errors to stderr.

@@ -53,6 +53,10 @@ impl Printer {
         write_stderr(&text);
     }
 
+    pub fn warning(&self, message: &str) {
+        self.say(format!("{} {message}\n", self.paint_stderr(Style::Warning, "warning:")));
+    }
+
     /// All findings, errors first, each separated by an empty line.
     pub fn diagnostics(&self, diagnostics: &[Diagnostic], sources: &SourceMap) {
         let visible = |diagnostic: &&Diagnostic| {
