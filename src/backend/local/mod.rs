@@ -1,20 +1,80 @@
 //! This machine as a backend: the host as it is, or a virtual environment made by uv.
 //!
-//! Owns what a job sees here: its environment, its working folder, its command. `crate::process` starts and
+//! Owns what a job sees here: its environment, its working folder, its command. [`crate::process`] starts and
 //! ends the processes; an [`Environments`] makes virtual environments. What must stay true: the host is never
 //! changed, and what an image asks for that the host does not have is said, never silently left out. This is no
 //! security boundary.
 
+mod command;
+mod differences;
+mod output;
+mod session;
+mod variables;
+
 use std::any::Any;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use indexmap::IndexMap;
 
-use super::{BoxFuture, Cancel, Failure};
-use crate::domain::JobId;
+use super::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
+use crate::base::digest::Digest;
+use crate::domain::{JobId, Place};
 use crate::event::Emitter;
 use crate::plan::spec::ImageSpec;
+use crate::process::Supervisor;
+
+/// What the edge knows and the backend does not look up itself.
+#[derive(Clone)]
+pub struct LocalSettings {
+    /// accel's own environment, which jobs inherit whole.
+    pub host_env: Vec<(OsString, OsString)>,
+    /// Given to jobs as `ACCEL_RUN`.
+    pub run: Option<String>,
+    pub color: ColorHint,
+    pub supervisor: Supervisor,
+    pub environments: Arc<dyn Environments>,
+}
+
+/// What jobs are told about colour, unless they are told something else by their own variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColorHint {
+    /// Nothing: they look at the terminal themselves.
+    Unsaid,
+    /// `NO_COLOR`.
+    Never,
+    /// `CLICOLOR_FORCE` and `FORCE_COLOR`: what they write ends on a terminal, though not directly.
+    Always,
+}
+
+/// Runs jobs on this machine.
+pub struct LocalBackend {
+    settings: LocalSettings,
+    /// Images whose differences have been said.
+    said: Mutex<HashSet<Digest>>,
+}
+
+impl LocalBackend {
+    pub fn new(settings: LocalSettings) -> Self {
+        Self { settings, said: Mutex::default() }
+    }
+}
+
+impl Backend for LocalBackend {
+    fn place(&self) -> Place {
+        Place::Local
+    }
+
+    fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
+        Box::pin(async move {
+            differences::say(&request, &self.settings, &self.said).await;
+            let session = session::LocalSession::open(request, &self.settings).await?;
+            Ok(Box::new(session) as Box<dyn Session>)
+        })
+    }
+}
 
 /// Makes the virtual environments that images with Python packages need on this machine.
 pub trait Environments: Send + Sync {

@@ -1,0 +1,187 @@
+//! What an image or a job asks for that this machine does not give: said once, never silent.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::sync::{Mutex, PoisonError};
+
+use super::LocalSettings;
+use crate::backend::OpenRequest;
+use crate::base::digest::Digest;
+use crate::event::{Event, Level};
+use crate::plan::spec::{ImageSpec, LocalEngine, StepSpec};
+use crate::process::find_program;
+
+/// One difference, as the user reads it.
+struct Difference {
+    level: Level,
+    code: &'static str,
+    text: String,
+    help: Option<String>,
+}
+
+pub(super) async fn say(request: &OpenRequest, settings: &LocalSettings, said: &Mutex<HashSet<Digest>>) {
+    let image = &request.spec.image;
+    let first_time = said.lock().unwrap_or_else(PoisonError::into_inner).insert(image.digest);
+    let of_image = if first_time { of_image(image, request, settings) } else { Vec::new() };
+    for Difference { level, code, text, help } in of_image.into_iter().chain(of_job(request)) {
+        request.emitter.emit(Event::Notice { job: Some(request.job.clone()), level, code, text, help }).await;
+    }
+}
+
+fn of_image(image: &ImageSpec, request: &OpenRequest, settings: &LocalSettings) -> Vec<Difference> {
+    if image.local.engine == LocalEngine::Container {
+        return Vec::new();
+    }
+    let mut differences = Vec::new();
+    let skipped = skipped_layers(image);
+    if !skipped.is_empty() {
+        differences.push(Difference {
+            level: Level::Info,
+            code: "layers-not-applied",
+            text: format!("image {}: {} not applied to this machine", image.name, list(&skipped)),
+            help: Some(format!(
+                "the host is used as it is; set `[images.{}.local]` `run` or `engine = \"container\"` to change that",
+                image.name
+            )),
+        });
+    }
+    let missing = missing_tools(image, request, settings);
+    if !missing.is_empty() {
+        let names: Vec<&str> = missing.iter().map(String::as_str).collect();
+        differences.push(Difference {
+            level: Level::Warning,
+            code: "tools-missing",
+            text: format!("image {}: {} not found on this machine's PATH", image.name, list(&names)),
+            help: Some("install them here, or run the job on Modal".to_owned()),
+        });
+    }
+    differences
+}
+
+/// The kinds of layers that change a system, as accel.toml names them.
+fn skipped_layers(image: &ImageSpec) -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    for layer in &image.layers {
+        let kind = match &layer.step {
+            StepSpec::Apt(_) => "apt",
+            StepSpec::Run(_) => "run",
+            StepSpec::Copy { .. } => "copy",
+            StepSpec::MicromambaInstall { .. } => "micromamba",
+            StepSpec::Dockerfile { .. } => "dockerfile",
+            _ => continue,
+        };
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
+/// Of the apt packages that are known to bring a program of a known name, those whose program is not here.
+fn missing_tools(image: &ImageSpec, request: &OpenRequest, settings: &LocalSettings) -> Vec<String> {
+    let path = settings.host_env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let path = path.unwrap_or_default();
+    let packages = image.layers.iter().filter_map(|layer| match &layer.step {
+        StepSpec::Apt(packages) => Some(packages),
+        _ => None,
+    });
+    let is_missing = |program: &str| find_program(OsStr::new(program), path, &request.root).is_err();
+    packages
+        .flatten()
+        .filter_map(|package| program_of(package))
+        .filter(|program| is_missing(program))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+/// The program that an apt package is asked for; `None` for libraries and whatever is not in the table.
+fn program_of(package: &str) -> Option<&'static str> {
+    let name = package.split(['=', '/', ':']).next().unwrap_or(package);
+    const PROGRAMS: &[(&str, &str)] = &[
+        ("awscli", "aws"),
+        ("bash", "bash"),
+        ("build-essential", "cc"),
+        ("bzip2", "bzip2"),
+        ("clang", "clang"),
+        ("cmake", "cmake"),
+        ("curl", "curl"),
+        ("ffmpeg", "ffmpeg"),
+        ("file", "file"),
+        ("g++", "g++"),
+        ("gcc", "gcc"),
+        ("gdb", "gdb"),
+        ("gfortran", "gfortran"),
+        ("git", "git"),
+        ("git-lfs", "git-lfs"),
+        ("golang", "go"),
+        ("graphviz", "dot"),
+        ("gzip", "gzip"),
+        ("htop", "htop"),
+        ("imagemagick", "convert"),
+        ("jq", "jq"),
+        ("make", "make"),
+        ("nano", "nano"),
+        ("netcat-openbsd", "nc"),
+        ("ninja-build", "ninja"),
+        ("nodejs", "node"),
+        ("npm", "npm"),
+        ("openssh-client", "ssh"),
+        ("pandoc", "pandoc"),
+        ("patchelf", "patchelf"),
+        ("poppler-utils", "pdftotext"),
+        ("postgresql-client", "psql"),
+        ("procps", "ps"),
+        ("redis-server", "redis-server"),
+        ("ripgrep", "rg"),
+        ("rsync", "rsync"),
+        ("rustc", "rustc"),
+        ("sox", "sox"),
+        ("sqlite3", "sqlite3"),
+        ("strace", "strace"),
+        ("sudo", "sudo"),
+        ("tesseract-ocr", "tesseract"),
+        ("tmux", "tmux"),
+        ("tree", "tree"),
+        ("unzip", "unzip"),
+        ("valgrind", "valgrind"),
+        ("vim", "vim"),
+        ("wget", "wget"),
+        ("xz-utils", "xz"),
+        ("zip", "zip"),
+        ("zstd", "zstd"),
+    ];
+    PROGRAMS.iter().find(|(package, _)| *package == name).map(|(_, program)| *program)
+}
+
+fn of_job(request: &OpenRequest) -> Vec<Difference> {
+    let spec = &request.spec;
+    let mut differences = Vec::new();
+    let mut warn = |code, text: String, help: &str| {
+        let help = Some(help.to_owned());
+        differences.push(Difference { level: Level::Warning, code, text, help });
+    };
+    if let Some(choice) = spec.gpu.first().filter(|_| !has_gpu()) {
+        let text = format!("asks for a {} GPU; this machine has none, so it runs without", choice.gpu.kind);
+        warn("gpu-not-here", text, "run it with `--on modal`");
+    }
+    if !spec.secrets.is_empty() {
+        let names: Vec<&str> = spec.secrets.iter().map(|secret| secret.name.as_str()).collect();
+        let text = format!("Modal secrets are not read on this machine: {}", list(&names));
+        warn("secrets-not-here", text, "put their variables in a `dotenv` file or in the environment");
+    }
+    if !spec.volumes.is_empty() {
+        let paths: Vec<&str> = spec.volumes.keys().map(String::as_str).collect();
+        let text = format!("Modal volumes are not mounted on this machine: {}", list(&paths));
+        warn("volumes-not-here", text, "the job finds whatever those folders hold here");
+    }
+    differences
+}
+
+/// An NVIDIA device that the driver has set up.
+fn has_gpu() -> bool {
+    ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"].iter().any(|device| std::path::Path::new(device).exists())
+}
+
+fn list(names: &[&str]) -> String {
+    names.join(", ")
+}
