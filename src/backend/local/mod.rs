@@ -7,6 +7,7 @@
 
 mod command;
 mod differences;
+pub mod environment;
 mod output;
 mod session;
 mod variables;
