@@ -186,7 +186,7 @@ mod tests {
         let used = site.enter().expect("complete");
         assert!(used.is_some() && Lock::try_exclusive(&site.lock).unwrap().is_none());
         assert_eq!(site.marker(), Some(marker()));
-        assert_eq!(Site::all(cache.path()).unwrap(), [site.clone()]);
+        assert_eq!(Site::all(cache.path()).unwrap(), std::slice::from_ref(&site));
 
         drop(used);
         let builder = Lock::try_exclusive(&site.lock).unwrap().unwrap();
