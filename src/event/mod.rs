@@ -12,7 +12,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, channel};
+pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, channel, now_ms};
 
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
 
@@ -158,6 +158,19 @@ pub enum Step {
     Outputs,
     /// Stopping what is left.
     Stop,
+}
+
+impl Step {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Sync => "sync",
+            Self::Queue => "queue",
+            Self::Start => "start",
+            Self::Outputs => "outputs",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]

@@ -1,0 +1,235 @@
+//! What people see: accel's own words on stderr, what commands write on stdout and stderr.
+//!
+//! One job: its bytes as they are. Several: whole lines, each behind the job's name. Each of accel's own lines
+//! comes from one event kind and one function in [`words`]. Progress is drawn on a terminal only, for steps
+//! that take longer than a moment; elsewhere such a step is named once.
+
+mod lane;
+mod neutral;
+mod progress;
+mod screen;
+mod steps;
+mod style;
+mod words;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub use lane::LONGEST_LINE;
+pub use screen::Port;
+pub use style::Colors;
+
+use super::{Sink, SinkError};
+use crate::domain::{JobId, Stream};
+use crate::event::{Event, Level, Stamped, Verdict};
+use lane::{Lane, NameColumn};
+use screen::Screen;
+use steps::Steps;
+use words::Words;
+
+/// A passed job that was alone and took at least this long gets a closing line.
+const WORTH_A_CLOSING_LINE: Duration = Duration::from_secs(10);
+
+/// How much accel itself says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// `--quiet`: failures and what must not be missed.
+    Quiet,
+    Normal,
+    /// `-v`: every reason, command and step log.
+    Verbose,
+}
+
+/// How the terminal sink is to show things; found out by the caller.
+#[derive(Debug, Clone, Copy)]
+pub struct TerminalOptions {
+    pub verbosity: Verbosity,
+    /// Columns of the terminal; `None` where stderr is none.
+    pub columns: Option<usize>,
+    pub progress: Progress,
+}
+
+/// Whether moving progress may be drawn (never when stderr is no terminal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Drawn,
+    Named,
+}
+
+pub struct TerminalSink {
+    screen: Screen,
+    options: TerminalOptions,
+    words: Words,
+    steps: Steps,
+    layout: Layout,
+    lanes: HashMap<JobId, Lane>,
+    turns: usize,
+    failed: Vec<String>,
+}
+
+/// Known once the run has started.
+enum Layout {
+    One,
+    Several(NameColumn),
+}
+
+impl TerminalSink {
+    pub fn new(stdout: Port, stderr: Port, options: TerminalOptions) -> Self {
+        let words = Words { colors: stderr.colors };
+        let progress = if stderr.terminal { options.progress } else { Progress::Named };
+        Self {
+            screen: Screen::new(stdout, stderr),
+            steps: Steps::new(progress, options.columns),
+            options,
+            words,
+            layout: Layout::One,
+            lanes: HashMap::new(),
+            turns: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    fn several(&self) -> bool {
+        matches!(self.layout, Layout::Several(_))
+    }
+
+    fn says(&self, least: Verbosity) -> bool {
+        self.options.verbosity >= least
+    }
+
+    fn say(&mut self, least: Verbosity, line: impl FnOnce(&Words) -> String) -> Result<(), SinkError> {
+        if !self.says(least) {
+            return Ok(());
+        }
+        let line = line(&self.words);
+        self.steps.clear();
+        self.screen.say(&line)
+    }
+
+    fn run_started(&mut self, planned: &[JobId]) {
+        if planned.len() > 1 {
+            let columns = self.options.columns.filter(|_| self.screen.is_terminal(Stream::Stderr));
+            self.layout = Layout::Several(NameColumn::new(planned.iter().map(JobId::as_str), columns));
+        }
+    }
+
+    fn output(&mut self, job: &JobId, stream: Stream, data: &[u8]) -> Result<(), SinkError> {
+        self.steps.clear();
+        let Layout::Several(column) = self.layout else { return self.screen.raw(stream, data) };
+        if !self.lanes.contains_key(job) {
+            self.lanes.insert(job.clone(), Lane::new(&column.fit(job.as_str()), self.turns, &self.screen));
+            self.turns += 1;
+        }
+        match self.lanes.get_mut(job) {
+            Some(lane) => lane.push(stream, data, &mut self.screen),
+            None => Ok(()),
+        }
+    }
+
+    fn job_finished(&mut self, event: &Event) -> Result<(), SinkError> {
+        let Event::JobFinished { job, verdict, attempts, duration, .. } = event else { return Ok(()) };
+        if let Some(mut lane) = self.lanes.remove(job) {
+            lane.end(&mut self.screen)?;
+        }
+        self.steps.end_job(job);
+        let least = match verdict {
+            Verdict::Passed if self.several() || *duration >= WORTH_A_CLOSING_LINE => Verbosity::Normal,
+            Verdict::Passed => Verbosity::Verbose,
+            // Hundreds of jobs that never began say nothing that the summary does not.
+            Verdict::Cancelled { .. } if *attempts == 0 => Verbosity::Verbose,
+            Verdict::Skipped { .. } | Verdict::Cancelled { .. } => Verbosity::Normal,
+            Verdict::Failed { .. } | Verdict::TimedOut { .. } | Verdict::Errored { .. } => {
+                self.failed.push(job.to_string());
+                Verbosity::Quiet
+            }
+        };
+        self.say(least, |words| words.job_finished(job, verdict, *duration))
+    }
+
+    fn run_finished(&mut self, event: &Event) -> Result<(), SinkError> {
+        self.steps.clear();
+        if !self.several() {
+            return Ok(());
+        }
+        let failed = std::mem::take(&mut self.failed);
+        self.say(Verbosity::Normal, |words| words.summary(event, &failed))
+    }
+
+    fn notice(&mut self, event: &Event) -> Result<(), SinkError> {
+        let Event::Notice { level, .. } = event else { return Ok(()) };
+        let least = if *level == Level::Info { Verbosity::Normal } else { Verbosity::Quiet };
+        self.say(least, |words| words.notice(event))
+    }
+
+    /// The log of a step: at once when asked for, else its end once the step has failed.
+    fn step_failed(&mut self, job: &JobId, log: Vec<String>) -> Result<(), SinkError> {
+        if self.says(Verbosity::Verbose) {
+            return Ok(());
+        }
+        for line in log {
+            self.say(Verbosity::Quiet, |words| words.step_log(job, &line))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for TerminalSink {
+    fn name(&self) -> &'static str {
+        "the terminal"
+    }
+
+    fn handle(&mut self, stamped: &Stamped) -> Result<(), SinkError> {
+        match &stamped.event {
+            Event::RunStarted { planned, .. } => self.run_started(planned),
+            Event::JobRouted { .. } => {
+                let verbosity = self.options.verbosity;
+                self.say(Verbosity::Normal, |words| words.routed(&stamped.event, verbosity))?;
+            }
+            Event::StepStarted { job, step, label } => self.steps.start(job, *step, label, stamped.at_ms),
+            Event::StepProgress { job, step, done, total, label } => {
+                self.steps.progress(job, *step, *done, *total, label);
+            }
+            Event::StepLog { job, step, line } => {
+                self.steps.log(job, *step, line);
+                self.say(Verbosity::Verbose, |words| words.step_log(job, line))?;
+            }
+            Event::StepFinished { job, step, outcome, .. } => {
+                let log = self.steps.finish(job, *step, *outcome);
+                self.step_failed(job, log)?;
+                self.say(Verbosity::Verbose, |words| words.step_finished(&stamped.event))?;
+            }
+            Event::JobStarted { job, command, .. } => {
+                self.say(Verbosity::Verbose, |words| words.started(job, command))?;
+            }
+            Event::Output { job, stream, data } => self.output(job, *stream, data)?,
+            Event::Notice { .. } => self.notice(&stamped.event)?,
+            Event::Fallback { .. } => self.say(Verbosity::Quiet, |words| words.fallback(&stamped.event))?,
+            Event::Retry { .. } => self.say(Verbosity::Normal, |words| words.retry(&stamped.event))?,
+            Event::CancelRaised { level, by } => {
+                self.say(Verbosity::Quiet, |words| words.cancel_raised(level, by))?;
+            }
+            Event::JobFinished { .. } => self.job_finished(&stamped.event)?,
+            Event::RunFinished { .. } => self.run_finished(&stamped.event)?,
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        self.screen.flush()
+    }
+
+    fn redraw(&mut self, now_ms: u64) -> Result<Option<Duration>, SinkError> {
+        let due = self.steps.due(now_ms);
+        for (job, label) in due.named {
+            self.say(Verbosity::Normal, |words| words.step_named(&job, &label))?;
+        }
+        if due.draws && self.says(Verbosity::Normal) {
+            self.screen.flush()?;
+            self.steps.draw();
+        }
+        Ok(due.again)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! The wording of accel's own lines, one function per event kind. Plain, short, readable without colour.
+
+use std::time::Duration;
+
+use super::Verbosity;
+use super::neutral::clean;
+use super::style::{BAD, Colors, FAINT, GOOD, STRONG, WARN};
+use crate::base::duration::ShortDuration;
+use crate::domain::{Exit, JobId};
+use crate::event::{Event, Level, StepOutcome, Verdict};
+
+/// Failed jobs named in the summary; more are counted.
+const NAMED_FAILURES: usize = 8;
+
+pub(super) struct Words {
+    pub colors: Colors,
+}
+
+impl Words {
+    pub(super) fn routed(&self, event: &Event, verbosity: Verbosity) -> String {
+        let Event::JobRouted { job, place, reason, reasons } = event else { return String::new() };
+        let name = self.colors.paint(STRONG, job.as_str());
+        let mut line = format!("{name} → {place}: {}", clean(reason));
+        if verbosity == Verbosity::Verbose {
+            for reason in reasons {
+                line.push_str(&self.colors.paint(FAINT, &format!("\n  {}", clean(reason))));
+            }
+        }
+        line
+    }
+
+    pub(super) fn started(&self, job: &JobId, command: &str) -> String {
+        self.colors.paint(FAINT, &format!("{job} $ {}", clean(command)))
+    }
+
+    pub(super) fn step_named(&self, job: &JobId, label: &str) -> String {
+        format!("{job}: {}", clean(label))
+    }
+
+    pub(super) fn step_log(&self, job: &JobId, line: &str) -> String {
+        self.colors.paint(FAINT, &format!("{job} ┆ {}", clean(line)))
+    }
+
+    pub(super) fn step_finished(&self, event: &Event) -> String {
+        let Event::StepFinished { job, step, outcome, duration } = event else { return String::new() };
+        let outcome = match outcome {
+            StepOutcome::Done => "done",
+            StepOutcome::Cached => "nothing to do",
+            StepOutcome::Failed => "failed",
+        };
+        let step = step.as_str();
+        self.colors.paint(FAINT, &format!("{job}: {step} {outcome} in {}", ShortDuration(*duration)))
+    }
+
+    pub(super) fn notice(&self, event: &Event) -> String {
+        let Event::Notice { job, level, text, help, .. } = event else { return String::new() };
+        let label = match level {
+            Level::Info => self.colors.paint(STRONG, "note"),
+            Level::Warning => self.colors.paint(WARN, "warning"),
+            Level::Error => self.colors.paint(BAD, "error"),
+        };
+        let job = job.as_ref().map(|job| format!("{job}: ")).unwrap_or_default();
+        format!("{label}: {job}{}{}", clean(text), self.help(help.as_deref()))
+    }
+
+    pub(super) fn fallback(&self, event: &Event) -> String {
+        let Event::Fallback { job, from, to, cause, detail } = event else { return String::new() };
+        let label = self.colors.paint(WARN, "fallback");
+        format!("{label}: {job} moves from {from} to {to}: {cause}: {}", clean(detail))
+    }
+
+    pub(super) fn retry(&self, event: &Event) -> String {
+        let Event::Retry { job, attempt, cause, delay } = event else { return String::new() };
+        let label = self.colors.paint(WARN, "retry");
+        format!("{label}: {job}, attempt {attempt} in {}: {cause}", ShortDuration(*delay))
+    }
+
+    pub(super) fn cancel_raised(&self, level: &str, by: &str) -> String {
+        let text = match level {
+            "drain" => "finishing what runs, starting nothing new".to_owned(),
+            "stop" => format!("stopping ({by}); once more to kill"),
+            _ => "killing".to_owned(),
+        };
+        self.colors.paint(WARN, &text)
+    }
+
+    pub(super) fn job_finished(&self, job: &JobId, verdict: &Verdict, duration: Duration) -> String {
+        let after = ShortDuration(duration);
+        let name = self.colors.paint(STRONG, job.as_str());
+        let good = self.colors.paint(GOOD, "✓");
+        let bad = self.colors.paint(BAD, "✗");
+        match verdict {
+            Verdict::Passed => format!("{good} {name} passed in {after}"),
+            Verdict::Failed { exit } => format!("{bad} {name} failed: {} after {after}", exit_words(*exit)),
+            Verdict::TimedOut { limit } => {
+                format!("{bad} {name} timed out: its limit is {}", ShortDuration(*limit))
+            }
+            Verdict::Errored { message, help, .. } => {
+                format!("{bad} {name} could not be run: {}{}", clean(message), self.help(help.as_deref()))
+            }
+            Verdict::Skipped { because } => format!("- {name} skipped: {because}"),
+            Verdict::Cancelled { exit: Some(exit) } => {
+                format!("- {name} cancelled after {after}: {}", exit_words(*exit))
+            }
+            Verdict::Cancelled { exit: None } => format!("- {name} cancelled before its command ran"),
+        }
+    }
+
+    pub(super) fn summary(&self, event: &Event, failures: &[String]) -> String {
+        let Event::RunFinished { passed, failed, skipped, cancelled, duration, .. } = event else {
+            return String::new();
+        };
+        let mut parts = vec![self.colors.paint(GOOD, &format!("{passed} passed"))];
+        if *failed > 0 {
+            let count = self.colors.paint(BAD, &format!("{failed} failed"));
+            parts.push(format!("{count} ({})", named(failures)));
+        }
+        for (count, word) in [(*skipped, "skipped"), (*cancelled, "cancelled")] {
+            if count > 0 {
+                parts.push(format!("{count} {word}"));
+            }
+        }
+        format!("{} in {}", parts.join(", "), ShortDuration(*duration))
+    }
+
+    fn help(&self, help: Option<&str>) -> String {
+        let Some(help) = help else { return String::new() };
+        format!("\n  {}: {}", self.colors.paint(STRONG, "help"), clean(help))
+    }
+}
+
+fn exit_words(exit: Exit) -> String {
+    match exit {
+        Exit::Code(_) => exit.to_string(),
+        Exit::Signal(signal) => match signal_name(signal) {
+            Some(name) => format!("ended by {name}"),
+            None => format!("ended by signal {signal}"),
+        },
+    }
+}
+
+/// Those whose numbers are the same everywhere.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        _ => return None,
+    })
+}
+
+fn named(failures: &[String]) -> String {
+    let mut text = failures.iter().take(NAMED_FAILURES).cloned().collect::<Vec<_>>().join(", ");
+    if failures.len() > NAMED_FAILURES {
+        text.push_str(&format!(", {} more", failures.len() - NAMED_FAILURES));
+    }
+    text
+}
