@@ -351,6 +351,67 @@ pub enum Fact {
     Warm,
 }
 
+impl Fact {
+    pub const ALL: [Self; 23] = [
+        Self::Changed,
+        Self::ChangedFiles,
+        Self::SyncBytes,
+        Self::P50,
+        Self::P90,
+        Self::Runs,
+        Self::LocalCpus,
+        Self::LocalLoad,
+        Self::LocalMemory,
+        Self::LocalGpu,
+        Self::OnBattery,
+        Self::ModalReady,
+        Self::Branch,
+        Self::Env,
+        Self::Ci,
+        Self::Caller,
+        Self::Labels,
+        Self::Gpu,
+        Self::Os,
+        Self::Arch,
+        Self::Attempt,
+        Self::Cost,
+        Self::Warm,
+    ];
+
+    /// As accel.toml spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::ChangedFiles => "changed_files",
+            Self::SyncBytes => "sync_bytes",
+            Self::P50 => "p50",
+            Self::P90 => "p90",
+            Self::Runs => "runs",
+            Self::LocalCpus => "local_cpus",
+            Self::LocalLoad => "local_load",
+            Self::LocalMemory => "local_memory",
+            Self::LocalGpu => "local_gpu",
+            Self::OnBattery => "on_battery",
+            Self::ModalReady => "modal_ready",
+            Self::Branch => "branch",
+            Self::Env => "env",
+            Self::Ci => "ci",
+            Self::Caller => "caller",
+            Self::Labels => "labels",
+            Self::Gpu => "gpu",
+            Self::Os => "os",
+            Self::Arch => "arch",
+            Self::Attempt => "attempt",
+            Self::Cost => "cost",
+            Self::Warm => "warm",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fact| fact.as_str() == text)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum FactTest {
     Is(bool),

@@ -14,8 +14,8 @@ use indexmap::IndexMap;
 
 use crate::base::quote::shell_join;
 use crate::config::model::{
-    Command, Config, Escalate, Fallback, JobSettings, Layer, Network, OnBusy, Retry, Route, SharedRule,
-    StopSignal, Text, Valued, WatchNotify, WatchSettings,
+    Command, Config, Escalate, Fallback, JobSettings, Layer, Network, OnBusy, Retry, Route, Rule, RuleTarget,
+    SharedRule, StopSignal, Text, Valued, WatchNotify, WatchSettings,
 };
 use crate::diag::{Diagnostic, Location};
 use crate::domain::Cause;
@@ -26,8 +26,8 @@ use super::image::CompiledImage;
 use super::origins::Origins;
 use super::select::{Node, needs};
 use super::spec::{
-    CommandSpec, DotenvFile, FallbackSpec, GpuChoice, NetworkSpec, PlannedJob, Routing, SandboxSpec,
-    WatchSpec,
+    CommandSpec, DotenvFile, FallbackSpec, GpuChoice, NetworkSpec, PlannedJob, Routing, RoutingRule,
+    RuleSource, SandboxSpec, WatchSpec,
 };
 
 /// From the polite signal to the kill.
@@ -298,22 +298,48 @@ impl<'a> Resolver<'a> {
         self.flag("strict", |s| &s.strict)
     }
 
-    fn routing(&mut self) -> Routing {
+    /// A forced route replaces the job's own, and only that: its rules may still leave the decision open.
+    fn routing(&self) -> Routing {
         let Context { config, selection, origins, .. } = self.context;
+        let mut rules = Vec::new();
         let forced = selection.on.as_ref().or(config.profile_route.as_ref());
-        let with_origin = |route: &Valued<Route>| (route.value.clone(), origins.text(&route.origin));
-        let own = self.own.route.as_ref().map(with_origin);
-        let defaults = config.defaults.route.as_ref();
-        let defaults = defaults.map(|route| (route.value.clone(), origins.defaults_text(&route.origin)));
+        match (forced, &self.own.route) {
+            (Some(forced), _) => self.add_route(&mut rules, RuleSource::Forced, forced),
+            (None, Some(own)) => self.add_route(&mut rules, RuleSource::Job, own),
+            (None, None) => {}
+        }
         let labels = self.own.labels.as_ref().or(self.defaults.labels.as_ref());
         let labels = labels.map_or(&[][..], |labels| &labels.value);
-        let applies = |rule: &&SharedRule| applies(rule, &self.node.job.name, labels);
-        Routing {
-            forced: forced.map(with_origin),
-            own,
-            shared: config.shared_routes.iter().filter(applies).cloned().collect(),
-            defaults,
+        for shared in config.shared_routes.iter().filter(|rule| applies(rule, &self.node.job.name, labels)) {
+            rules.push(self.rule(RuleSource::Shared, origins.place(shared.rule.location), &shared.rule));
         }
+        if let Some(route) = &self.defaults.route {
+            self.add_route(&mut rules, RuleSource::Defaults, route);
+        }
+        Routing { rules }
+    }
+
+    fn add_route(&self, rules: &mut Vec<RoutingRule>, source: RuleSource, route: &Valued<Route>) {
+        let origins = self.context.origins;
+        let whole = |to| {
+            let origin = match source {
+                RuleSource::Defaults => origins.defaults_text(&route.origin),
+                _ => origins.text(&route.origin),
+            };
+            vec![RoutingRule { source, origin, when: Vec::new(), to }]
+        };
+        rules.extend(match &route.value {
+            Route::To(place) => whole(RuleTarget::Place(*place)),
+            Route::Auto => whole(RuleTarget::Auto),
+            Route::Race => whole(RuleTarget::Race),
+            Route::Rules(list) => {
+                list.iter().map(|rule| self.rule(source, origins.place(rule.location), rule)).collect()
+            }
+        });
+    }
+
+    fn rule(&self, source: RuleSource, origin: String, rule: &Rule) -> RoutingRule {
+        RoutingRule { source, origin, when: rule.when.clone(), to: rule.to }
     }
 
     fn watch(&mut self) -> WatchSpec {

@@ -15,8 +15,8 @@ use crate::base::digest::Digest;
 use crate::base::money::Dollars;
 use crate::base::size::Bytes;
 pub use crate::config::model::{
-    Escalate, FallbackOn, Installer, LocalEngine, OnBusy, PipOptions, Poetry, Range, RegistryAuth, Retry,
-    Route, RuleTarget, Secret, Shard, SharedRule, StopSignal, UvSync, Volume, Warm, WatchNotify,
+    Condition, Escalate, FallbackOn, Installer, LocalEngine, OnBusy, PipOptions, Poetry, Range, RegistryAuth,
+    Retry, RuleTarget, Secret, Shard, StopSignal, UvSync, Volume, Warm, WatchNotify,
 };
 pub use crate::domain::Gpu;
 use crate::domain::{JobId, Place};
@@ -85,14 +85,34 @@ pub struct PlannedJob {
     pub provenance: BTreeMap<String, String>,
 }
 
-/// The rules that decide a job's place, strongest first.
+/// The rules that decide a job's place, strongest first; where none applies, the built-in rule does.
 #[derive(Debug, Clone, Default)]
 pub struct Routing {
+    pub rules: Vec<RoutingRule>,
+}
+
+/// All conditions hold → `to`. A rule without conditions always applies.
+#[derive(Debug, Clone)]
+pub struct RoutingRule {
+    pub source: RuleSource,
+    /// `accel.toml:41`, `--on`, `ACCEL_ON`.
+    pub origin: String,
+    pub when: Vec<Condition>,
+    pub to: RuleTarget,
+}
+
+/// Whose rule it is, strongest first (design §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleSource {
     /// `--on`, `ACCEL_ON`, or the profile's route.
-    pub forced: Option<(Route, String)>,
-    pub own: Option<(Route, String)>,
-    pub shared: Vec<SharedRule>,
-    pub defaults: Option<(Route, String)>,
+    Forced,
+    /// The job's own `route`.
+    Job,
+    /// `[[route]]`.
+    Shared,
+    /// `[defaults] route`.
+    Defaults,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

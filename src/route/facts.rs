@@ -1,0 +1,100 @@
+//! What rules may ask about the world.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::base::duration::ShortDuration;
+use crate::base::money::Dollars;
+use crate::base::size::Bytes;
+use crate::config::model::Fact;
+
+/// A fact as it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FactValue {
+    Is(bool),
+    Count(f64),
+    Size(Bytes),
+    Duration(Duration),
+    Money(Dollars),
+    Text(String),
+    /// Changed paths, labels, GPUs.
+    Texts(Vec<String>),
+    /// Not known, and why.
+    Unknown(String),
+}
+
+/// Supplies facts on demand. Implementations gather each at most once.
+///
+/// | fact | value |
+/// |---|---|
+/// | `changed` | paths that differ from the merge base with the default branch, uncommitted and untracked ones included |
+/// | `changed_files` | how many these are |
+/// | `local_cpus`, `runs`, `attempt` | a number |
+/// | `local_load` | load average of one minute divided by the number of cpus: 1 is fully busy |
+/// | `local_memory` | available memory |
+/// | `local_gpu` | a name per GPU |
+/// | `sync_bytes` / `p50`, `p90` / `cost` | a size / a duration / dollars |
+/// | `branch`, `os`, `arch`, `caller` | a text |
+/// | `ci`, `on_battery`, `modal_ready`, `warm` | yes or no |
+///
+/// `labels` and `gpu` are the job's own and never asked for here; `env` is asked by name.
+pub trait Facts {
+    fn get(&self, fact: Fact) -> FactValue;
+
+    /// The value of an environment variable.
+    fn variable(&self, name: &str) -> Option<String>;
+}
+
+/// Facts given beforehand; the rest is not known.
+#[derive(Debug, Clone, Default)]
+pub struct KnownFacts {
+    pub values: BTreeMap<Fact, FactValue>,
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Facts for KnownFacts {
+    fn get(&self, fact: Fact) -> FactValue {
+        self.values.get(&fact).cloned().unwrap_or_else(|| FactValue::Unknown("not gathered".to_owned()))
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+}
+
+/// As shown to people: `2`, `1.5GiB`, `yes`, `src/a.py and 3 more`.
+impl fmt::Display for FactValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(true) => f.write_str("yes"),
+            Self::Is(false) => f.write_str("no"),
+            Self::Count(count) => write!(f, "{}", (count * 100.0).round() / 100.0),
+            Self::Size(size) => write!(f, "{size}"),
+            Self::Duration(duration) => write!(f, "{}", ShortDuration(*duration)),
+            Self::Money(amount) => write!(f, "{amount}"),
+            Self::Text(text) => f.write_str(text),
+            Self::Texts(texts) => match texts.as_slice() {
+                [] => f.write_str("none"),
+                [one] => f.write_str(one),
+                [one, two] => write!(f, "{one}, {two}"),
+                [one, two, rest @ ..] => write!(f, "{one}, {two} and {} more", rest.len()),
+            },
+            Self::Unknown(why) => write!(f, "unknown: {why}"),
+        }
+    }
+}
+
+impl Serialize for FactValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Is(value) => serializer.serialize_bool(*value),
+            Self::Count(count) => serializer.serialize_f64(*count),
+            Self::Texts(texts) => serializer.collect_seq(texts),
+            Self::Unknown(_) => serializer.serialize_none(),
+            other => serializer.collect_str(other),
+        }
+    }
+}

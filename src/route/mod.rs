@@ -1,0 +1,192 @@
+//! Where a planned job runs, and why.
+//!
+//! Pure: facts are asked of an argument, each only when a rule names it. Rules are tried strongest first (the
+//! plan has put them in order), the first whose conditions all hold decides; where none does, the built-in
+//! rule: a job whose gpu is not on this machine goes to Modal, all else stays local. A fact that is not known
+//! makes its condition false, and the reason says so. A decision carries its reasons and never has none.
+//! Gathering facts is left to `workspace`, acting on decisions to the engine.
+
+mod condition;
+mod facts;
+mod gpu;
+
+use serde::Serialize;
+
+use crate::config::model::Fact;
+use crate::domain::Place;
+use crate::plan::spec::{PlannedJob, RoutingRule, RuleSource, RuleTarget};
+
+pub use condition::ConditionReport;
+pub use facts::{FactValue, Facts, KnownFacts};
+
+use condition::JobFacts;
+
+/// A place and how it was found; `accel explain --json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decision {
+    pub place: Place,
+    /// The one line that people see.
+    pub reason: String,
+    /// Everything that was weighed, in order; the last one decided. Never empty.
+    pub reasons: Vec<String>,
+    /// Every rule that was looked at.
+    pub rules: Vec<RuleReport>,
+}
+
+/// One rule as it was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RuleReport {
+    pub source: RuleSource,
+    /// `accel.toml:41`, `--on`.
+    pub origin: String,
+    /// `local`, `modal`, `auto` or `race`.
+    pub to: &'static str,
+    pub outcome: RuleOutcome,
+    /// Empty: the rule always applies.
+    pub conditions: Vec<ConditionReport>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleOutcome {
+    Decided,
+    /// A condition does not hold.
+    NoMatch,
+    /// Would apply, but a stronger rule decided.
+    Overruled,
+}
+
+/// Decides; rules after the deciding one are not looked at and their facts not asked for.
+pub fn decide(job: &PlannedJob, facts: &dyn Facts) -> Decision {
+    let mut trail = Trail::new(job, facts);
+    for rule in &job.routing.rules {
+        if trail.weigh(rule) {
+            break;
+        }
+    }
+    trail.conclude()
+}
+
+/// The same decision with every condition of every rule evaluated, those after the deciding rule too.
+pub fn explain(job: &PlannedJob, facts: &dyn Facts) -> Decision {
+    let mut trail = Trail::new(job, facts);
+    for rule in &job.routing.rules {
+        trail.weigh(rule);
+    }
+    trail.conclude()
+}
+
+struct Trail<'a> {
+    job: &'a PlannedJob,
+    facts: JobFacts<'a>,
+    decided: Option<(Place, String)>,
+    reasons: Vec<String>,
+    rules: Vec<RuleReport>,
+}
+
+impl<'a> Trail<'a> {
+    fn new(job: &'a PlannedJob, facts: &'a dyn Facts) -> Self {
+        let facts = JobFacts { job, facts };
+        Self { job, facts, decided: None, reasons: Vec::new(), rules: Vec::new() }
+    }
+
+    /// Whether the rule decided.
+    fn weigh(&mut self, rule: &RoutingRule) -> bool {
+        let conditions: Vec<ConditionReport> =
+            rule.when.iter().map(|condition| condition::evaluate(condition, &self.facts)).collect();
+        let failing = conditions.iter().find(|condition| !condition.holds);
+        let outcome = match (failing, &self.decided) {
+            (Some(_), _) => RuleOutcome::NoMatch,
+            (None, Some(_)) => RuleOutcome::Overruled,
+            (None, None) => RuleOutcome::Decided,
+        };
+        if let (Some(failing), None) = (failing, &self.decided) {
+            self.reasons.push(format!("{} does not apply: {failing}", rule.origin));
+        }
+        let why = because(rule, &conditions);
+        let report = RuleReport {
+            source: rule.source,
+            origin: rule.origin.clone(),
+            to: target_name(rule.to),
+            outcome,
+            conditions,
+        };
+        self.rules.push(report);
+        if outcome == RuleOutcome::Decided {
+            self.settle(rule.to, why);
+        }
+        outcome == RuleOutcome::Decided
+    }
+
+    fn settle(&mut self, to: RuleTarget, why: String) {
+        match to {
+            RuleTarget::Place(place) => self.decide(place, why),
+            RuleTarget::Auto => {
+                self.reasons.push(format!("{why}: auto, but no run of this job is recorded yet"));
+                let (place, built_in) = self.built_in();
+                self.decide(place, format!("auto has no history yet; {built_in}"));
+            }
+            RuleTarget::Race => {
+                self.reasons.push(format!("{why}: race, but this version runs one place at a time"));
+                let (place, built_in) = self.built_in();
+                self.decide(place, format!("race is not available yet; {built_in}"));
+            }
+        }
+    }
+
+    fn decide(&mut self, place: Place, why: String) {
+        self.reasons.push(why.clone());
+        self.decided = Some((place, why));
+    }
+
+    fn built_in(&self) -> (Place, String) {
+        let wanted = &self.job.spec.gpu;
+        if wanted.is_empty() {
+            return (Place::Local, "no rule says otherwise".to_owned());
+        }
+        let names = wanted.iter().map(|choice| choice.gpu.to_string()).collect::<Vec<_>>().join(" or ");
+        let here = match self.facts.facts.get(Fact::LocalGpu) {
+            FactValue::Texts(here) => here,
+            _ => Vec::new(),
+        };
+        match wanted.iter().find(|choice| gpu::is_here(&choice.gpu, &here)) {
+            Some(choice) => (Place::Local, format!("this machine has {}", choice.gpu)),
+            None => (Place::Modal, format!("needs {names}, which this machine lacks")),
+        }
+    }
+
+    fn conclude(mut self) -> Decision {
+        if self.decided.is_none() {
+            let (place, why) = self.built_in();
+            self.decide(place, why);
+        }
+        let (place, reason) = self.decided.expect("decided just above where it was not before");
+        Decision { place, reason, reasons: self.reasons, rules: self.rules }
+    }
+}
+
+/// Why a rule that applies does: its conditions, or whose it is.
+fn because(rule: &RoutingRule, conditions: &[ConditionReport]) -> String {
+    let whose = match rule.source {
+        RuleSource::Forced => return rule.origin.clone(),
+        RuleSource::Job if rule.when.is_empty() => format!("the job's route, {}", rule.origin),
+        RuleSource::Shared if rule.when.is_empty() => format!("[[route]] {}", rule.origin),
+        _ => rule.origin.clone(),
+    };
+    if conditions.is_empty() {
+        return whose;
+    }
+    let held = conditions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    format!("{held} ({whose})")
+}
+
+fn target_name(target: RuleTarget) -> &'static str {
+    match target {
+        RuleTarget::Place(place) => place.as_str(),
+        RuleTarget::Auto => "auto",
+        RuleTarget::Race => "race",
+    }
+}
+
+#[cfg(test)]
+mod tests;
