@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,10 +23,13 @@ use super::descendants::{Ownership, become_subreaper};
 const TOKEN: &str = "ACCEL_JOB_TOKEN";
 
 /// What a process reads as its standard input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Input {
     /// End of file at once.
     Null,
+    /// A file. A locked one stays locked until the last process that inherited it has ended, also when accel
+    /// is killed.
+    File(Arc<File>),
     /// accel's own, with the terminal handed over while the process runs.
     Terminal,
 }
@@ -146,7 +150,7 @@ impl Supervisor {
         }
         state.started += 1;
         let token = token(launch, state.started);
-        let mut command = command(launch, &token);
+        let mut command = command(launch, &token).map_err(|error| explain(launch, error))?;
         command.stdout(stdio()).stderr(stdio());
         let child = tokio::process::Command::from(command).spawn().map_err(|error| explain(launch, error))?;
         let group = child
@@ -166,7 +170,7 @@ fn token(launch: &Launch, number: u64) -> String {
     }
 }
 
-fn command(launch: &Launch, token: &str) -> std::process::Command {
+fn command(launch: &Launch, token: &str) -> io::Result<std::process::Command> {
     let mut command = std::process::Command::new(&launch.program);
     command
         .arg0(&launch.name)
@@ -176,11 +180,12 @@ fn command(launch: &Launch, token: &str) -> std::process::Command {
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
         .env(TOKEN, token)
         .process_group(0)
-        .stdin(match launch.input {
+        .stdin(match &launch.input {
             Input::Null => Stdio::null(),
+            Input::File(file) => Stdio::from(file.try_clone()?),
             Input::Terminal => Stdio::inherit(),
         });
-    command
+    Ok(command)
 }
 
 /// The system says "no such file" for a missing folder and a missing program alike; this tells them apart.

@@ -49,9 +49,9 @@ struct Command {
 
 impl Builder<'_> {
     /// After this the environment is complete, or gone.
-    pub async fn build(&self, log: &Log<'_>, mut cancel: Cancel) -> Result<(), Failure> {
+    pub async fn build(&self, log: &Log<'_>, cancel: Cancel) -> Result<(), Failure> {
         self.clear()?;
-        let built = self.fill(log, &mut cancel).await;
+        let built = self.fill(log, &cancel).await;
         match built {
             Ok(()) => self.complete(),
             Err(failure) => {
@@ -62,7 +62,7 @@ impl Builder<'_> {
         }
     }
 
-    async fn fill(&self, log: &Log<'_>, cancel: &mut Cancel) -> Result<(), Failure> {
+    async fn fill(&self, log: &Log<'_>, cancel: &Cancel) -> Result<(), Failure> {
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&self.site.staging)
@@ -103,7 +103,7 @@ impl Builder<'_> {
 
     /// The empty environment. Where nobody asked for a Python and the default is not to be had, another one
     /// will do, and is named.
-    async fn create(&self, uv: &Uv, log: &Log<'_>, cancel: &mut Cancel) -> Result<(), Failure> {
+    async fn create(&self, uv: &Uv, log: &Log<'_>, cancel: &Cancel) -> Result<(), Failure> {
         let request = self.recipe.python.as_deref().unwrap_or(DEFAULT_PYTHON);
         let error = match self.call(self.venv(uv, request, &[]), log, cancel).await {
             Ok(()) => return Ok(()),
@@ -352,9 +352,9 @@ impl Builder<'_> {
             .map_err(|error| self.failure(format!("cannot write {}: {error}", path.display())))
     }
 
-    async fn call(&self, command: Command, log: &Log<'_>, cancel: &mut Cancel) -> Result<(), CallError> {
+    async fn call(&self, command: Command, log: &Log<'_>, cancel: &Cancel) -> Result<(), CallError> {
         let Command { program, args, cwd, env, .. } = command;
-        Call { program, args, cwd, env }.run(Some(self.lock), log, cancel).await
+        Call { program, args, cwd, env }.run(&self.host.supervisor, self.lock, log, cancel).await
     }
 
     fn explain(&self, action: &Action, title: &str, error: &CallError, log: &Log<'_>) -> Failure {

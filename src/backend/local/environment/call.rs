@@ -6,22 +6,26 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::Command as Program;
+use bytes::Bytes;
 
-use crate::backend::Cancel;
-use crate::domain::{Exit, JobId};
+use crate::backend::{BoxFuture, Cancel};
+use crate::domain::{Exit, JobId, Stream};
 use crate::event::{Emitter, Event, Step};
 use crate::net::credentials;
+use crate::process::{Control, Input, Launch, Observer, OutputTo, SpawnError, Supervisor, Tool, ToolError};
 use crate::store::Lock;
 
 /// Lines of a failed call that are repeated in the failure.
 const TAIL_LINES: usize = 25;
-/// A line longer than this is cut: a tool that writes no line ends must not fill the memory.
-const LINE_LIMIT: usize = 8 * 1024;
+/// A longer line is passed on in pieces: a tool that writes no line ends must not fill the memory.
+const LONGEST_LINE: usize = 8 * 1024;
+/// Between the polite signal and the kill of an installer.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// A program that does not say its version in this time is not the one that was looked for.
+const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Call {
@@ -35,11 +39,13 @@ pub(super) struct Call {
 /// Why a call did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    #[error("cannot start {}: {reason}", program.display())]
-    Start { program: PathBuf, reason: String },
+    #[error("could not be started: {0}")]
+    Start(#[from] SpawnError),
+    #[error("could not be given the lock: {0}")]
+    Lock(std::io::Error),
     #[error("ended with {0}")]
     Failed(Exit),
-    #[error("stopped")]
+    #[error("was stopped")]
     Stopped,
 }
 
@@ -47,112 +53,113 @@ pub(super) enum CallError {
 pub(super) struct Log<'a> {
     pub emitter: &'a Emitter,
     pub job: &'a JobId,
-    tail: Mutex<VecDeque<String>>,
+    state: Mutex<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    tail: VecDeque<String>,
+    /// The unfinished line of stdout and of stderr.
+    partial: [Vec<u8>; 2],
 }
 
 impl<'a> Log<'a> {
     pub fn new(emitter: &'a Emitter, job: &'a JobId) -> Self {
-        Self { emitter, job, tail: Mutex::default() }
+        Self { emitter, job, state: Mutex::default() }
     }
 
     pub async fn line(&self, line: &str) {
         let line = credentials::redact(line.trim_end()).into_owned();
-        {
-            let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-            if tail.len() == TAIL_LINES {
-                tail.pop_front();
+        self.with(|lines| {
+            if lines.tail.len() == TAIL_LINES {
+                lines.tail.pop_front();
             }
-            tail.push_back(line.clone());
-        }
+            lines.tail.push_back(line.clone());
+        });
         self.emitter.emit(Event::StepLog { job: self.job.clone(), step: Step::Image, line }).await;
     }
 
     /// The last lines; starts anew.
     pub fn take_tail(&self) -> String {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines: Vec<String> = tail.drain(..).collect();
-        lines.join("\n")
+        self.with(|lines| std::mem::take(&mut lines.tail)).into_iter().collect::<Vec<_>>().join("\n")
     }
 
-    async fn copy(&self, from: Option<impl AsyncRead + Unpin>) {
-        let Some(from) = from else { return };
-        let mut lines = BufReader::new(from);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let mut bounded = tokio::io::AsyncReadExt::take(&mut lines, LINE_LIMIT as u64);
-            match bounded.read_until(b'\n', &mut line).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => self.line(&String::from_utf8_lossy(&line)).await,
+    async fn bytes(&self, stream: Stream, chunk: Bytes) {
+        let whole = self.with(|lines| {
+            let partial = &mut lines.partial[usize::from(stream == Stream::Stderr)];
+            chunk
+                .split_inclusive(|byte| *byte == b'\n')
+                .filter_map(|piece| join(partial, piece))
+                .collect::<Vec<_>>()
+        });
+        for line in whole {
+            self.line(&line).await;
+        }
+    }
+
+    /// What a program wrote last, without a line end.
+    async fn finish(&self) {
+        for rest in self.with(|lines| std::mem::take(&mut lines.partial)) {
+            if !rest.is_empty() {
+                self.line(&String::from_utf8_lossy(&rest)).await;
             }
         }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Adds a piece to an unfinished line; the line, when it is whole or too long.
+fn join(partial: &mut Vec<u8>, piece: &[u8]) -> Option<String> {
+    partial.extend_from_slice(piece);
+    let whole = partial.ends_with(b"\n") || partial.len() > LONGEST_LINE;
+    whole.then(|| String::from_utf8_lossy(&std::mem::take(partial)).into_owned())
+}
+
+impl Observer for Log<'_> {
+    fn output(&self, stream: Stream, chunk: Bytes) -> BoxFuture<'_, ()> {
+        Box::pin(self.bytes(stream, chunk))
     }
 }
 
 impl Call {
     pub async fn run(
-        &self,
-        lock: Option<&Lock>,
+        self,
+        supervisor: &Supervisor,
+        lock: &Lock,
         log: &Log<'_>,
-        cancel: &mut Cancel,
+        cancel: &Cancel,
     ) -> Result<(), CallError> {
-        let start = |reason: std::io::Error| CallError::Start {
-            program: self.program.clone(),
-            reason: reason.to_string(),
-        };
-        let stdin = match lock {
-            Some(lock) => Stdio::from(lock.descriptor().map_err(start)?),
-            None => Stdio::null(),
-        };
-        let mut child = Program::new(&self.program)
-            .args(&self.args)
-            .current_dir(&self.cwd)
-            .env_clear()
-            .envs(&self.env)
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .process_group(0)
-            .spawn()
-            .map_err(start)?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let work = async {
-            tokio::join!(log.copy(stdout), log.copy(stderr));
-            child.wait().await
-        };
-        let status = tokio::select! {
-            status = work => status.map_err(start)?,
-            _ = cancel.stopped() => return Err(CallError::Stopped),
-        };
-        use std::os::unix::process::ExitStatusExt;
-        match (status.code(), status.signal()) {
-            (Some(0), _) => Ok(()),
-            (Some(code), _) => Err(CallError::Failed(Exit::Code(u8::try_from(code).unwrap_or(u8::MAX)))),
-            (None, signal) => Err(CallError::Failed(Exit::Signal(signal.unwrap_or_default()))),
+        let lock = lock.descriptor().map_err(CallError::Lock)?;
+        let launch = self.launch(Input::File(Arc::new(lock)));
+        let control = Control { cancel: cancel.clone(), stop_timeout: STOP_TIMEOUT, limit: None };
+        let ended = supervisor.run(&launch, OutputTo::Observer(log), control).await?;
+        log.finish().await;
+        match ended.exit {
+            _ if cancel.level().stops() => Err(CallError::Stopped),
+            exit if exit.success() => Ok(()),
+            exit => Err(CallError::Failed(exit)),
         }
     }
-}
 
-impl Call {
-    /// What a short call says on stdout. `Err`: it failed or was stopped.
-    pub async fn output(&self, cancel: &mut Cancel) -> Result<String, CallError> {
-        let start = |reason: std::io::Error| CallError::Start {
-            program: self.program.clone(),
-            reason: reason.to_string(),
-        };
-        let mut command = Program::new(&self.program);
-        command
-            .args(&self.args)
-            .current_dir(&self.cwd)
-            .env_clear()
-            .envs(&self.env)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = tokio::select! {
-            output = command.output() => output.map_err(start)?,
-            _ = cancel.stopped() => return Err(CallError::Stopped),
-        };
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    /// What a short call says on stdout; `None` when it fails.
+    pub async fn answer(self, supervisor: &Supervisor, cancel: &Cancel) -> Option<String> {
+        let tool = Tool { launch: self.launch(Input::Null), limit: Some(QUESTION_LIMIT), log: None };
+        let answer: Result<_, ToolError> = supervisor.run_tool(&tool, cancel.clone()).await;
+        let answer = answer.ok().filter(|answer| answer.exit.success())?;
+        String::from_utf8(answer.stdout).ok()
+    }
+
+    fn launch(self, input: Input) -> Launch {
+        Launch {
+            name: self.program.clone().into(),
+            program: self.program,
+            args: self.args,
+            cwd: self.cwd,
+            env: self.env.into_iter().collect(),
+            input,
+        }
     }
 }

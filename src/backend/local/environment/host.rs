@@ -1,11 +1,11 @@
-//! What the machine gives to a build: variables, programs, directories, network; and the one way to call a tool.
+//! What the machine gives to a build: variables, programs, directories, network.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::net::NetworkSettings;
+use crate::process::{Supervisor, path_folders};
 use crate::store::Directories;
 
 /// Values of this machine, read at the edge.
@@ -15,6 +15,7 @@ pub struct Host {
     /// The whole environment of accel.
     pub variables: BTreeMap<OsString, OsString>,
     pub network: NetworkSettings,
+    pub supervisor: Supervisor,
 }
 
 /// Variables that would make an installer work on something else than the environment it is told to, or that a
@@ -94,13 +95,9 @@ impl Host {
 
     /// Every executable of that name on PATH, in order.
     pub(super) fn programs(&self, name: &str) -> Vec<PathBuf> {
-        let folders = self.path().as_encoded_bytes().split(|byte| *byte == b':');
-        folders
-            .filter(|folder| folder.starts_with(b"/"))
-            .map(|folder| {
-                // A piece of an OsStr cut at an ASCII byte is one itself.
-                Path::new(OsStr::from_bytes(folder)).join(name)
-            })
+        path_folders(self.path())
+            .filter(|folder| folder.is_absolute())
+            .map(|folder| folder.join(name))
             .filter(|file| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
             .collect()
     }

@@ -67,24 +67,24 @@ pub(super) async fn install(
     host: &Host,
     wanted: Option<&Version>,
     log: &Log<'_>,
-    cancel: &mut Cancel,
+    cancel: &Cancel,
 ) -> Result<Uv, Failure> {
     let cache = host.directories.open_cache().map_err(|e| image_failure(e.to_string()).help(e.help()))?;
     let folder = folder(cache);
     files::create_dir_all(&folder).map_err(|error| image_failure(error.to_string()))?;
     let lock_path = folder.join("install.lock");
+    let mut stop = cancel.clone();
     let waiting = Waiting { what: "the installation of uv", emitter: log.emitter, job: Some(log.job) };
     let _lock = tokio::select! {
         lock = Lock::exclusive(&lock_path, waiting) => lock.map_err(|e| image_failure(e.to_string()))?,
-        _ = cancel.stopped() => return Err(stopped()),
+        _ = stop.stopped() => return Err(stopped()),
     };
     if let Some(uv) = super::uv::installed(cache, wanted) {
         return Ok(uv);
     }
-    let mut watch = cancel.clone();
     tokio::select! {
         uv = download_one(host, wanted, &folder, log, cancel) => uv,
-        _ = watch.stopped() => Err(stopped()),
+        _ = stop.stopped() => Err(stopped()),
     }
 }
 
@@ -93,7 +93,7 @@ async fn download_one(
     wanted: Option<&Version>,
     folder: &Path,
     log: &Log<'_>,
-    cancel: &mut Cancel,
+    cancel: &Cancel,
 ) -> Result<Uv, Failure> {
     let client = host.network.http_client().map_err(|error| image_failure(error.to_string()))?;
     let base = host.index();
@@ -167,7 +167,7 @@ async fn unpack_and_try(
     wheel: &Wheel,
     folder: &Path,
     log: &Log<'_>,
-    cancel: &mut Cancel,
+    cancel: &Cancel,
 ) -> Result<Uv, Failure> {
     let fault = |reason: String| image_failure(format!("cannot install uv {}: {reason}", wheel.version));
     let staging = tempfile::Builder::new()

@@ -26,7 +26,7 @@ pub(super) async fn find_or_install(
     host: &Host,
     wanted: Option<&str>,
     log: &Log<'_>,
-    cancel: &mut Cancel,
+    cancel: &Cancel,
 ) -> Result<Uv, Failure> {
     let wanted = wanted.map(parse_wanted).transpose()?;
     for program in host.programs("uv") {
@@ -45,9 +45,9 @@ pub(super) async fn find_or_install(
 }
 
 /// What would be used without installing anything: for `accel doctor`.
-pub async fn find(host: &Host, mut cancel: Cancel) -> Option<Uv> {
+pub async fn find(host: &Host, cancel: Cancel) -> Option<Uv> {
     for program in host.programs("uv") {
-        if let Some(version) = version_of(&program, host, &mut cancel).await
+        if let Some(version) = version_of(&program, host, &cancel).await
             && suits(&version, None)
         {
             return Some(Uv { program, version });
@@ -81,14 +81,14 @@ pub(super) fn installed(cache: &Path, wanted: Option<&Version>) -> Option<Uv> {
 }
 
 /// What the program says about itself; `None` when it is not a uv that runs (a shim for another Python, say).
-pub(super) async fn version_of(program: &Path, host: &Host, cancel: &mut Cancel) -> Option<Version> {
+pub(super) async fn version_of(program: &Path, host: &Host, cancel: &Cancel) -> Option<Version> {
     let call = Call {
         program: program.to_owned(),
         args: vec![OsString::from("--version")],
         cwd: PathBuf::from("/"),
         env: host.installer_env(),
     };
-    parse_version(&call.output(cancel).await.ok()?)
+    parse_version(&call.answer(&host.supervisor, cancel).await?)
 }
 
 /// `uv 0.9.2 (141369ce7 2025-10-10)`.
