@@ -10,7 +10,7 @@
 //! | 0 | [`base`], [`diag`] | std, leaf crates | know the domain; async |
 //! | 1 | [`domain`], [`event`], [`config`] | 0 | network, terminal |
 //! | 2 | [`plan`], [`route`] | 0–1 | any I/O; files and facts are arguments |
-//! | 3 | [`process`], [`net`], [`store`], `workspace`, [`backend`] | 0–2 | clap, terminal, raw config |
+//! | 3 | [`process`], [`net`], [`store`], [`workspace`], [`backend`] | 0–2 | clap, terminal, raw config |
 //! | 4 | [`engine`], [`sink`] | 0–3 | engine names no backend; sinks name neither backend nor engine |
 //! | 5 | [`cli`] | all | wire types of Modal |
 //!
@@ -30,3 +30,4 @@ pub mod process;
 pub mod route;
 pub mod sink;
 pub mod store;
+pub mod workspace;

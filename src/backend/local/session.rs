@@ -14,6 +14,7 @@ use crate::plan::spec::{CommandSpec, LocalEngine};
 use crate::process::{
     Control, Ended, FindError, Input, Launch, Leftover, Observer, OutputTo, SpawnError, Supervisor,
 };
+use crate::workspace::dotenv;
 
 pub(super) struct LocalSession {
     request: OpenRequest,
@@ -26,9 +27,10 @@ pub(super) struct LocalSession {
 
 impl LocalSession {
     pub(super) async fn open(request: OpenRequest, settings: &LocalSettings) -> Result<Self, Failure> {
+        let dotenv = dotenv::read(&request.root, &request.spec.dotenv).map_err(|error| unreadable(&error))?;
         let prepared = prepare(&request, settings).await?;
         let cwd = request.root.join(&request.spec.cwd);
-        let env = variables::of_job(&request, settings, &[], &prepared, &cwd);
+        let env = variables::of_job(&request, settings, &dotenv, &prepared, &cwd);
         Ok(Self { request, supervisor: settings.supervisor.clone(), env, cwd, _prepared: prepared })
     }
 
@@ -120,6 +122,11 @@ impl Session for LocalSession {
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(std::future::ready(Ok(())))
     }
+}
+
+/// No cause to try again or elsewhere: the file is wrong wherever the job runs.
+fn unreadable(error: &dotenv::DotenvError) -> Failure {
+    Failure::new(Cause::Command, error.to_string()).help(error.help()).exit_code(exit_code::USAGE)
 }
 
 async fn prepare(request: &OpenRequest, settings: &LocalSettings) -> Result<Prepared, Failure> {

@@ -1,0 +1,105 @@
+//! What git knows, by its own command: the branch, and which files differ.
+//!
+//! "Changed" means: differs from the merge base with the default branch, or is uncommitted, or is untracked and
+//! not ignored. Only paths below the project's folder count, relative to it. git is told to run no helper that
+//! a repository's configuration names and to take no lock.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::facts::Surroundings;
+use crate::domain::Exit;
+use crate::process::{Input, Launch, Tool, find_program};
+
+/// Refs that may be the default branch, best first.
+const DEFAULT_BRANCHES: [&str; 5] = ["origin/HEAD", "origin/main", "origin/master", "main", "master"];
+
+/// A fact is not worth more.
+const GIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The branch that is checked out, read without starting git; the short commit where none is.
+pub fn branch(root: &Path) -> Result<String, String> {
+    let head = root.ancestors().find_map(|folder| read_head(&folder.join(".git")));
+    let head = head.ok_or_else(|| "not in a git repository".to_owned())?;
+    match head.trim().strip_prefix("ref: refs/heads/") {
+        Some(branch) => Ok(branch.to_owned()),
+        None => Ok(head.trim().chars().take(12).collect()),
+    }
+}
+
+/// `.git` is a folder, or a file that names one (worktrees, submodules).
+fn read_head(git: &Path) -> Option<String> {
+    if git.is_dir() {
+        return fs::read_to_string(git.join("HEAD")).ok();
+    }
+    let named = fs::read_to_string(git).ok()?;
+    let folder = Path::new(named.trim().strip_prefix("gitdir: ")?);
+    fs::read_to_string(git.parent()?.join(folder).join("HEAD")).ok()
+}
+
+/// Paths of changed files, sorted.
+pub async fn changed(surroundings: &Surroundings) -> Result<Vec<String>, String> {
+    let git = Git::find(surroundings)?;
+    let base = git.merge_base().await.unwrap_or_else(|| "HEAD".to_owned());
+    let differing = git
+        .lines(&["diff", "--name-only", "-z", "--no-ext-diff", "--no-renames", "--relative", &base])
+        .await?;
+    let untracked = git.lines(&["ls-files", "--others", "--exclude-standard", "-z"]).await?;
+    Ok(differing.into_iter().chain(untracked).collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+struct Git<'a> {
+    surroundings: &'a Surroundings,
+    program: PathBuf,
+}
+
+impl<'a> Git<'a> {
+    fn find(surroundings: &'a Surroundings) -> Result<Self, String> {
+        let program = find_program("git".as_ref(), surroundings.search_path(), &surroundings.root)
+            .map_err(|_| "git is not installed".to_owned())?;
+        Ok(Self { surroundings, program })
+    }
+
+    async fn merge_base(&self) -> Option<String> {
+        for branch in DEFAULT_BRANCHES {
+            if let Ok(base) = self.run(&["merge-base", "HEAD", branch]).await {
+                return Some(String::from_utf8_lossy(&base).trim().to_owned());
+            }
+        }
+        None
+    }
+
+    async fn lines(&self, arguments: &[&str]) -> Result<Vec<String>, String> {
+        let listed = self.run(arguments).await?;
+        let paths = listed.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+        Ok(paths.map(|path| String::from_utf8_lossy(path).into_owned()).collect())
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
+        let quiet = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"];
+        let mut env = self.surroundings.variables.clone();
+        env.push(("GIT_OPTIONAL_LOCKS".into(), "0".into()));
+        let tool = Tool {
+            launch: Launch {
+                program: self.program.clone(),
+                name: "git".into(),
+                args: quiet.iter().chain(arguments).map(OsString::from).collect(),
+                cwd: self.surroundings.root.clone(),
+                env,
+                input: Input::Null,
+            },
+            limit: Some(GIT_LIMIT),
+            log: None,
+        };
+        let supervisor = &self.surroundings.supervisor;
+        let output = supervisor.run_tool(&tool, self.surroundings.cancel.clone()).await;
+        let output = output.map_err(|error| error.to_string())?;
+        if output.exit == Exit::Code(0) {
+            return Ok(output.stdout);
+        }
+        Err(output.stderr.lines().next().unwrap_or("git failed").trim_start_matches("fatal: ").to_owned())
+    }
+}
