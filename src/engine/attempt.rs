@@ -79,6 +79,7 @@ impl Attempt {
     }
 
     async fn with_session(&mut self, session: &mut dyn Session, ladder: &mut Ladder) -> Outcome {
+        ladder.catch_up();
         if let Some(stopped) = ladder.stopped() {
             return Outcome::Verdict(self.stopped_verdict(stopped, None));
         }

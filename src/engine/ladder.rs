@@ -36,9 +36,16 @@ impl Ladder {
             kill_at: None,
             stopped: None,
         };
-        let level = ladder.run.level();
-        ladder.follow(level);
+        ladder.catch_up();
         ladder
+    }
+
+    /// Takes over what the run's cancellation says now, without waiting.
+    pub(super) fn catch_up(&mut self) {
+        let level = self.run.level();
+        if level > self.seen {
+            self.follow(level);
+        }
     }
 
     pub(super) fn watch(&self) -> Cancel {
