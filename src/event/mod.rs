@@ -21,6 +21,7 @@ pub const STREAM_VERSION: u32 = 1;
 
 /// An event and the moment it happened.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(title = "One line of accel's --json stream")]
 pub struct Stamped {
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
@@ -227,6 +228,14 @@ impl Verdict {
     }
 }
 
+/// The JSON Schema of one line of the `--json` stream, as it is kept in `schemas/events.schema.json`.
+pub fn schema() -> String {
+    let schema = schemars::schema_for!(Stamped);
+    let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
+    text.push('\n');
+    text
+}
+
 fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
@@ -246,4 +255,23 @@ fn text_or_base64<S: serde::Serializer>(data: &Bytes, serializer: S) -> Result<S
         Err(_) => OutputData::Base64(base64::engine::general_purpose::STANDARD.encode(data)),
     }
     .serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    /// `UPDATE_SCHEMAS=1 cargo test` writes the file anew.
+    #[test]
+    fn the_committed_schema_is_that_of_the_types() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/events.schema.json");
+        let schema = super::schema();
+        if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas")).unwrap();
+            std::fs::write(path, &schema).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == schema,
+            "schemas/events.schema.json is stale: UPDATE_SCHEMAS=1 cargo test event"
+        );
+    }
 }
