@@ -86,6 +86,27 @@ impl fmt::Display for ShortDuration {
     }
 }
 
+/// As accel.toml writes it, nothing rounded away but what is below a millisecond: `20m`, `1h30m`, `1s500ms`.
+pub struct ExactDuration(pub Duration);
+
+impl fmt::Display for ExactDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u128); 5] =
+            [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+        let mut left = self.0.as_millis();
+        if left == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, millis) in UNITS {
+            if left >= millis {
+                write!(f, "{}{unit}", left / millis)?;
+                left %= millis;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +144,16 @@ mod tests {
             [show(35), show(1_240), show(245_000), show(7_380_000)],
             ["35ms", "1.2s", "4m05s", "2h03m"]
         );
+    }
+
+    #[test]
+    fn exact_form_reads_back() {
+        for (millis, text) in
+            [(0, "0s"), (50, "50ms"), (1_500, "1s500ms"), (1_200_000, "20m"), (90_061_000, "1d1h1m1s")]
+        {
+            let duration = Duration::from_millis(millis);
+            assert_eq!(ExactDuration(duration).to_string(), text);
+            assert_eq!(parse_duration(text), Ok(duration));
+        }
     }
 }

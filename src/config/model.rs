@@ -4,12 +4,14 @@
 //! images, jobs and profiles are known to exist. Texts marked [`Text`] may still hold `${matrix.…}`; the plan
 //! fills them in.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
 
 use crate::base::compare::Operator;
+use crate::base::duration::ExactDuration;
 use crate::base::money::Dollars;
 use crate::base::size::Bytes;
 use crate::diag::{Location, SourceMap};
@@ -426,6 +428,22 @@ pub enum FactTest {
         name: String,
         glob: Option<String>,
     },
+}
+
+/// As accel.toml writes it: `<=3`, `docs/**`, `NAME=glob`.
+impl fmt::Display for FactTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(expected) => write!(f, "{expected}"),
+            Self::Count(operator, bound) => write!(f, "{operator}{bound}"),
+            Self::Size(operator, bound) => write!(f, "{operator}{bound}"),
+            Self::Duration(operator, bound) => write!(f, "{operator}{}", ExactDuration(*bound)),
+            Self::Money(operator, bound) => write!(f, "{operator}{bound}"),
+            Self::Glob(glob) => f.write_str(glob),
+            Self::Variable { name, glob: Some(glob) } => write!(f, "{name}={glob}"),
+            Self::Variable { name, glob: None } => f.write_str(name),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]

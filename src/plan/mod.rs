@@ -13,6 +13,7 @@ mod job;
 mod layer;
 mod origins;
 mod pyproject;
+pub mod render;
 mod requirements;
 mod select;
 pub mod spec;

@@ -6,7 +6,6 @@ use globset::GlobBuilder;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::base::duration::ShortDuration;
 use crate::config::model::{Condition, Fact, FactTest};
 use crate::plan::spec::PlannedJob;
 
@@ -58,7 +57,7 @@ impl JobFacts<'_> {
 /// The tests of one fact are alternatives.
 pub fn evaluate(condition: &Condition, facts: &JobFacts<'_>) -> ConditionReport {
     let fact = condition.fact.as_str();
-    let test = condition.tests.iter().map(test_text).collect::<Vec<_>>().join(" or ");
+    let test = condition.tests.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     if condition.fact == Fact::Env {
         return variables(condition, facts.facts, test);
     }
@@ -134,19 +133,5 @@ fn variable_holds(value: Option<String>, glob: Option<&str>) -> bool {
         (None, glob) => glob.is_some_and(|glob| glob.starts_with('!')),
         (Some(_), None) => true,
         (Some(value), Some(glob)) => glob_holds(glob, &[value]),
-    }
-}
-
-fn test_text(test: &FactTest) -> String {
-    match test {
-        FactTest::Is(true) => "yes".to_owned(),
-        FactTest::Is(false) => "no".to_owned(),
-        FactTest::Count(operator, bound) => format!("{operator}{bound}"),
-        FactTest::Size(operator, bound) => format!("{operator}{bound}"),
-        FactTest::Duration(operator, bound) => format!("{operator}{}", ShortDuration(*bound)),
-        FactTest::Money(operator, bound) => format!("{operator}{bound}"),
-        FactTest::Glob(glob) => glob.clone(),
-        FactTest::Variable { name, glob: Some(glob) } => format!("{name}={glob}"),
-        FactTest::Variable { name, glob: None } => name.clone(),
     }
 }

@@ -65,12 +65,11 @@ impl Facts for KnownFacts {
     }
 }
 
-/// As shown to people: `2`, `1.5GiB`, `yes`, `src/a.py and 3 more`.
+/// As shown to people: `2`, `1.5GiB`, `true`, `src/a.py and 3 more`.
 impl fmt::Display for FactValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Is(true) => f.write_str("yes"),
-            Self::Is(false) => f.write_str("no"),
+            Self::Is(value) => write!(f, "{value}"),
             Self::Count(count) => write!(f, "{}", (count * 100.0).round() / 100.0),
             Self::Size(size) => write!(f, "{size}"),
             Self::Duration(duration) => write!(f, "{}", ShortDuration(*duration)),

@@ -1,0 +1,285 @@
+//! What `accel plan` shows: the plan with units as people write them and images by name.
+//!
+//! JSON and YAML print this view as it is; `provenance` maps a key path (`timeout`, `env.CI`) to where it was set,
+//! keys without an entry are built-in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::super::spec::{
+    BudgetLimits, CommandSpec, FallbackOn, FallbackSpec, GpuChoice, ImageSpec, LocalEngine, ModalTarget,
+    NetworkSpec, OnBusy, Plan, PlannedJob, Range, Retry, RoutingRule, RuleTarget, StopSignal, SyncSet, Warm,
+    WatchNotify, WatchSpec,
+};
+use super::image::image_view;
+use crate::base::duration::ExactDuration;
+use crate::domain::JobId;
+
+/// Raised when a field changes meaning or goes away.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize)]
+pub struct PlanView {
+    version: u32,
+    project: String,
+    requested: Vec<JobId>,
+    modal: Value,
+    sync: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<Value>,
+    /// By id, in an order in which needs come first.
+    jobs: IndexMap<String, Value>,
+    /// By name; of several images of one name all but the first carry their digest.
+    images: IndexMap<String, Value>,
+}
+
+impl PlanView {
+    pub fn of(plan: &Plan) -> Self {
+        let mut images = ImageNames::default();
+        let jobs = plan.jobs.iter().map(|job| {
+            let image = images.name(&job.spec.image, &job.provenance);
+            (job.id.to_string(), job_view(plan, job, &image))
+        });
+        let jobs = jobs.collect();
+        Self {
+            version: VERSION,
+            project: plan.project.clone(),
+            requested: plan.requested.clone(),
+            modal: modal_view(&plan.modal),
+            sync: sync_view(&plan.sync),
+            budget: budget_view(&plan.budget),
+            jobs,
+            images: images.views,
+        }
+    }
+}
+
+#[derive(Default)]
+struct ImageNames {
+    by_digest: BTreeMap<(String, crate::base::digest::Digest), String>,
+    views: IndexMap<String, Value>,
+}
+
+impl ImageNames {
+    fn name(&mut self, image: &ImageSpec, provenance: &BTreeMap<String, String>) -> String {
+        let key = (image.name.clone(), image.digest);
+        if let Some(name) = self.by_digest.get(&key) {
+            return name.clone();
+        }
+        let taken = self.views.contains_key(&image.name);
+        let name =
+            if taken { format!("{} {}", image.name, image.digest.short()) } else { image.name.clone() };
+        self.views.insert(name.clone(), image_view(image, provenance));
+        self.by_digest.insert(key, name.clone());
+        name
+    }
+}
+
+fn modal_view(modal: &ModalTarget) -> Value {
+    json!({ "app": modal.app, "environment": modal.environment })
+}
+
+fn sync_view(sync: &SyncSet) -> Value {
+    json!({
+        "gitignore": sync.gitignore,
+        "include": sync.include,
+        "exclude": sync.exclude,
+        "max_size": sync.max_size.to_string(),
+    })
+}
+
+fn budget_view(budget: &BudgetLimits) -> Option<Value> {
+    let BudgetLimits { per_run, per_day, prewarm_per_day, stop_when_exceeded, value_of_time } = budget;
+    let none = [per_run, per_day, prewarm_per_day, value_of_time].iter().all(|limit| limit.is_none());
+    let dollars = |limit: &Option<crate::base::money::Dollars>| limit.map(|amount| amount.to_string());
+    (!none).then(|| {
+        json!({
+            "per_run": dollars(per_run),
+            "per_day": dollars(per_day),
+            "prewarm_per_day": dollars(prewarm_per_day),
+            "value_of_time": dollars(value_of_time),
+            "on_exceed": if *stop_when_exceeded { "stop" } else { "local" },
+        })
+    })
+}
+
+fn job_view(plan: &Plan, job: &PlannedJob, image: &str) -> Value {
+    let spec = &job.spec;
+    let run = match &spec.command {
+        CommandSpec::Shell(text) if text.is_empty() => Value::Null,
+        CommandSpec::Shell(text) => json!(text),
+        CommandSpec::Argv(words) => json!(words),
+    };
+    let needs: Vec<&str> = job.needs.iter().map(|index| plan.jobs[*index].id.as_str()).collect();
+    let dotenv: Vec<_> = spec.dotenv.iter().map(|file| file.path.display().to_string()).collect();
+    let secrets: Vec<Value> = spec.secrets.iter().map(secret_view).collect();
+    let volumes: IndexMap<_, _> =
+        spec.volumes.iter().map(|(path, volume)| (path, volume_view(volume))).collect();
+    json!({
+        "desc": job.desc,
+        "run": run,
+        "cwd": spec.cwd.display().to_string(),
+        "needs": needs,
+        "image": image,
+        "gpu": spec.gpu.iter().map(gpu_view).collect::<Vec<_>>(),
+        "cpu": spec.cpu.map(|cpu| range_view(cpu, |cores| json!(cores))),
+        "memory": spec.memory.map(|memory| range_view(memory, |bytes| json!(bytes.to_string()))),
+        "timeout": job.timeout.map(exact),
+        "stop_timeout": exact(spec.stop_timeout),
+        "inputs": spec.inputs,
+        "outputs": spec.outputs,
+        "junit": job.junit,
+        "labels": job.labels,
+        "dotenv": dotenv,
+        "pass_env": spec.pass_env,
+        "secrets": secrets,
+        "ports": spec.ports,
+        "region": spec.region,
+        "cloud": spec.cloud,
+        "tty": spec.tty,
+        "pure": job.pure,
+        "strict": job.strict,
+        "warm": job.warm.as_ref().map(warm_view),
+        "network": network_view(&spec.network),
+        "shard": job.shard.as_ref().map(|shard| json!({ "count": shard.count, "runner": shard.runner })),
+        "volumes": volumes,
+        "fallback": job.fallback.iter().map(fallback_view).next(),
+        "env": spec.env,
+        "retry": retry_view(&job.retry),
+        "route": job.routing.rules.iter().map(rule_view).collect::<Vec<_>>(),
+        "watch": watch_view(&job.watch),
+        "provenance": job.provenance.iter().filter(|(key, _)| !key.starts_with("image.")).collect::<BTreeMap<_, _>>(),
+    })
+}
+
+pub fn secret_view(secret: &super::super::spec::Secret) -> Value {
+    if secret.required_keys.is_empty() {
+        return json!(secret.name);
+    }
+    json!({ "name": secret.name, "required_keys": secret.required_keys })
+}
+
+pub fn volume_view(volume: &super::super::spec::Volume) -> Value {
+    if volume.read_only { json!({ "name": volume.name, "read_only": true }) } else { json!(volume.name) }
+}
+
+fn gpu_view(choice: &GpuChoice) -> Value {
+    match choice.wait {
+        None => json!(choice.gpu.to_string()),
+        Some(wait) => json!({ "type": choice.gpu.to_string(), "wait": exact(wait) }),
+    }
+}
+
+fn range_view<T: Copy>(range: Range<T>, show: impl Fn(T) -> Value) -> Value {
+    match range.limit {
+        None => show(range.request),
+        Some(limit) => json!([show(range.request), show(limit)]),
+    }
+}
+
+fn exact(duration: Duration) -> String {
+    ExactDuration(duration).to_string()
+}
+
+fn warm_view(warm: &Warm) -> Value {
+    match warm {
+        Warm::OneShot => json!(false),
+        Warm::Keep { idle, max } => json!({ "idle": exact(*idle), "max": exact(*max) }),
+    }
+}
+
+fn network_view(network: &NetworkSpec) -> Value {
+    match network {
+        NetworkSpec::Open => json!("open"),
+        NetworkSpec::Blocked => json!("blocked"),
+        NetworkSpec::Allow { cidrs, domains } => json!({ "allow_cidrs": cidrs, "allow_domains": domains }),
+    }
+}
+
+fn fallback_view(fallback: &FallbackSpec) -> Value {
+    let on = fallback.on.iter().map(|on| match on {
+        FallbackOn::Cause(cause) => cause.to_string(),
+        FallbackOn::QueueLonger(wait) => format!("queue>{}", exact(*wait)),
+    });
+    json!({ "to": fallback.to, "on": on.collect::<Vec<_>>() })
+}
+
+fn retry_view(retry: &Retry) -> Value {
+    if retry.max == 0 {
+        return json!({ "max": 0 });
+    }
+    let (first, longest) = retry.backoff;
+    let factor = |factor: Option<f64>| factor.map(|factor| format!("x{factor}"));
+    let escalate = &retry.escalate;
+    let escalate = json!({
+        "memory": factor(escalate.memory),
+        "timeout": factor(escalate.timeout),
+        "gpu": escalate.next_gpu.then_some("next"),
+    });
+    let grows = escalate.as_object().is_some_and(|table| table.values().any(|value| !value.is_null()));
+    json!({
+        "max": retry.max,
+        "on": retry.on,
+        "backoff": format!("{}..{}", exact(first), exact(longest)),
+        "escalate": grows.then_some(escalate),
+    })
+}
+
+fn rule_view(rule: &RoutingRule) -> Value {
+    let to = match rule.to {
+        RuleTarget::Place(place) => place.as_str(),
+        RuleTarget::Auto => "auto",
+        RuleTarget::Race => "race",
+    };
+    let when: IndexMap<&str, Value> = rule
+        .when
+        .iter()
+        .map(|condition| {
+            let mut tests: Vec<String> = condition.tests.iter().map(ToString::to_string).collect();
+            let tests = if tests.len() == 1 { json!(tests.remove(0)) } else { json!(tests) };
+            (condition.fact.as_str(), tests)
+        })
+        .collect();
+    json!({ "to": to, "when": (!when.is_empty()).then_some(when), "source": rule.source, "origin": rule.origin })
+}
+
+fn watch_view(watch: &WatchSpec) -> Value {
+    json!({
+        "paths": watch.paths,
+        "ignore": watch.ignore,
+        "debounce": exact(watch.debounce),
+        "on_busy": match watch.on_busy {
+            OnBusy::Queue => "queue",
+            OnBusy::Restart => "restart",
+            OnBusy::Ignore => "ignore",
+        },
+        "stop_signal": match watch.stop_signal {
+            StopSignal::Hangup => "SIGHUP",
+            StopSignal::Interrupt => "SIGINT",
+            StopSignal::Quit => "SIGQUIT",
+            StopSignal::Terminate => "SIGTERM",
+            StopSignal::Kill => "SIGKILL",
+            StopSignal::User1 => "SIGUSR1",
+            StopSignal::User2 => "SIGUSR2",
+        },
+        "stop_timeout": exact(watch.stop_timeout),
+        "clear": watch.clear,
+        "notify": match watch.notify {
+            WatchNotify::Never => "never",
+            WatchNotify::Bell => "bell",
+            WatchNotify::Desktop => "desktop",
+        },
+    })
+}
+
+pub fn engine_name(engine: LocalEngine) -> &'static str {
+    match engine {
+        LocalEngine::Venv => "venv",
+        LocalEngine::Host => "host",
+        LocalEngine::Container => "container",
+    }
+}
