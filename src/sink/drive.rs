@@ -112,3 +112,99 @@ fn warning(sink: &str, error: &io::Error) -> Stamped {
     };
     Stamped { at_ms: now_ms(), event }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::event::channel;
+
+    /// Writes down what it is shown; fails at the second event if told to.
+    struct Probe {
+        seen: Arc<Mutex<Vec<String>>>,
+        handled: usize,
+        fails: Option<io::ErrorKind>,
+    }
+
+    impl Sink for Probe {
+        fn name(&self) -> &'static str {
+            "a probe"
+        }
+
+        fn handle(&mut self, event: &Stamped) -> Result<(), SinkError> {
+            self.handled += 1;
+            if let (2.., Some(kind)) = (self.handled, self.fails) {
+                return Err(io::Error::from(kind).into());
+            }
+            let text = match &event.event {
+                Event::CancelRaised { by, .. } => by.clone(),
+                Event::Notice { text, .. } => text.clone(),
+                _ => String::new(),
+            };
+            self.seen.lock().unwrap().push(text);
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    fn event(number: usize) -> Event {
+        Event::CancelRaised { level: String::new(), by: number.to_string() }
+    }
+
+    /// What a healthy sink sees beside one that fails, and which failures are reported. Far more events than
+    /// the channel holds, so a run that waited for a dropped sink would never end.
+    fn beside(kind: io::ErrorKind) -> (Vec<String>, Vec<&'static str>) {
+        let (emitter, receiver) = channel();
+        let seen = Arc::<Mutex<Vec<String>>>::default();
+        let healthy = Probe { seen: Arc::clone(&seen), handled: 0, fails: None };
+        let failing = Probe { seen: Arc::default(), handled: 0, fails: Some(kind) };
+        let thread = start(receiver, vec![Box::new(failing), Box::new(healthy)]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async move {
+            for number in 0..1_000 {
+                emitter.emit(event(number)).await;
+            }
+        });
+        let failures = thread.join();
+        let seen = seen.lock().unwrap().clone();
+        (seen, failures.iter().map(|failure| failure.sink).collect())
+    }
+
+    #[test]
+    fn a_failed_sink_is_dropped_with_one_warning_and_the_others_go_on() {
+        let (seen, failures) = beside(io::ErrorKind::StorageFull);
+        assert_eq!(seen.len(), 1_001);
+        let warnings: Vec<_> = seen.iter().filter(|text| text.contains("cannot write")).collect();
+        assert_eq!(warnings, ["cannot write to a probe any more: no storage space"]);
+        assert_eq!(failures, ["a probe"]);
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure() {
+        let (seen, failures) = beside(io::ErrorKind::BrokenPipe);
+        assert_eq!(seen, (0..1_000).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert!(failures.is_empty());
+    }
+
+    #[test]
+    fn shown_waits_for_all_before_it() {
+        let (emitter, receiver) = channel();
+        let seen = Arc::<Mutex<Vec<String>>>::default();
+        let probe = Probe { seen: Arc::clone(&seen), handled: 0, fails: None };
+        let thread = start(receiver, vec![Box::new(probe)]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            for number in 0..10 {
+                emitter.emit(event(number)).await;
+                emitter.shown().await;
+                assert_eq!(seen.lock().unwrap().len(), number + 1);
+            }
+        });
+        drop(emitter);
+        assert!(thread.join().is_empty());
+    }
+}

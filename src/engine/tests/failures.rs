@@ -1,8 +1,10 @@
 //! Timeouts, retries, fallbacks, and backends that break.
 
+use std::sync::Arc;
+
 use super::world::{GRACE, Seen, World, falls_back, job, seconds};
-use crate::backend::Failure;
 use crate::backend::fake::{Act, Manners, Phase, Script};
+use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::{Cause, Exit, Place};
 use crate::engine::FallbackPolicy;
 use crate::event::{Event, Level, Verdict};
@@ -217,4 +219,28 @@ async fn a_close_that_fails_keeps_the_verdict_and_warns() {
 fn warned(seen: &Seen, expected: &str) -> bool {
     let is = |event: &Event| matches!(event, Event::Notice { code, level: Level::Warning, .. } if *code == expected);
     seen.events.iter().any(is)
+}
+
+/// A backend with a fault of its own.
+struct Panicking;
+
+impl Backend for Panicking {
+    fn place(&self) -> Place {
+        Place::Modal
+    }
+
+    fn open(&self, _: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
+        Box::pin(async { panic!("a fault inside") })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_inside_costs_one_job_and_no_slot() {
+    let mut world =
+        World::new(vec![job("a", &[]), job("b", &[]), job("c", &[])]).on(Place::Modal).keep_going();
+    world.options.parallel = crate::engine::Parallel::jobs(1.try_into().unwrap());
+    let seen = world.with_modal(Arc::new(Panicking)).run().await;
+    for name in ["a", "b", "c"] {
+        assert!(matches!(seen.verdict(name), Verdict::Errored { exit_code: 125, .. }));
+    }
 }

@@ -121,6 +121,7 @@ pub struct World {
     pub options: RunOptions,
     pub local: FakeBackend,
     pub modal: Option<FakeBackend>,
+    other_modal: Option<Arc<dyn Backend>>,
     pub ledger: Ledger,
     pub cancel: CancelSource,
     decide: Decide,
@@ -156,6 +157,7 @@ impl World {
             options,
             local: FakeBackend::new(Place::Local, &ledger),
             modal: Some(FakeBackend::new(Place::Modal, &ledger)),
+            other_modal: None,
             ledger,
             cancel: CancelSource::default(),
             decide: to(Place::Local),
@@ -177,6 +179,12 @@ impl World {
         self
     }
 
+    /// Another backend in place of the fake one.
+    pub fn with_modal(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.other_modal = Some(backend);
+        self
+    }
+
     pub fn keep_going(mut self) -> Self {
         self.options.on_failure = OnFailure::KeepGoing;
         self
@@ -191,8 +199,9 @@ impl World {
         let plan = Arc::new(self.plan);
         let mut backends: Backends = Backends::new();
         backends.insert(Place::Local, Arc::new(self.local) as Arc<dyn Backend>);
-        if let Some(modal) = self.modal {
-            backends.insert(Place::Modal, Arc::new(modal));
+        let fake = self.modal.map(|modal| Arc::new(modal) as Arc<dyn Backend>);
+        if let Some(modal) = self.other_modal.or(fake) {
+            backends.insert(Place::Modal, modal);
         }
         let (emitter, mut receiver) = channel();
         let cancel = Arc::new(self.cancel);

@@ -30,6 +30,9 @@ use words::Words;
 /// A passed job that was alone and took at least this long gets a closing line.
 const WORTH_A_CLOSING_LINE: Duration = Duration::from_secs(10);
 
+/// After a stop, how often the jobs that have not ended are named.
+const WAIT_NAMED_MS: u64 = 1_000;
+
 /// How much accel itself says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
@@ -65,6 +68,9 @@ pub struct TerminalSink {
     lanes: HashMap<JobId, Lane>,
     turns: usize,
     failed: Vec<String>,
+    running: Vec<JobId>,
+    /// When what is still running after a stop is named next.
+    wait_named_at_ms: Option<u64>,
 }
 
 /// Known once the run has started.
@@ -86,6 +92,8 @@ impl TerminalSink {
             lanes: HashMap::new(),
             turns: 0,
             failed: Vec::new(),
+            running: Vec::new(),
+            wait_named_at_ms: None,
         }
     }
 
@@ -132,6 +140,7 @@ impl TerminalSink {
             lane.end(&mut self.screen)?;
         }
         self.steps.end_job(job);
+        self.running.retain(|running| running != job);
         let least = match verdict {
             Verdict::Passed if self.several() || *duration >= WORTH_A_CLOSING_LINE => Verbosity::Normal,
             Verdict::Passed => Verbosity::Verbose,
@@ -159,6 +168,21 @@ impl TerminalSink {
         let Event::Notice { level, .. } = event else { return Ok(()) };
         let least = if *level == Level::Info { Verbosity::Normal } else { Verbosity::Quiet };
         self.say(least, |words| words.notice(event))
+    }
+
+    /// Says, once a second after a stop, what the run waits for.
+    fn name_waiting(&mut self, now_ms: u64) -> Result<Option<Duration>, SinkError> {
+        let Some(at_ms) = self.wait_named_at_ms.filter(|_| !self.running.is_empty()) else {
+            return Ok(None);
+        };
+        if now_ms < at_ms {
+            return Ok(Some(Duration::from_millis(at_ms - now_ms)));
+        }
+        self.wait_named_at_ms = Some(now_ms + WAIT_NAMED_MS);
+        let running = std::mem::take(&mut self.running);
+        let said = self.say(Verbosity::Normal, |words| words.waiting(&running));
+        self.running = running;
+        said.map(|()| Some(Duration::from_millis(WAIT_NAMED_MS)))
     }
 
     /// The log of a step: at once when asked for, else its end once the step has failed.
@@ -198,7 +222,10 @@ impl Sink for TerminalSink {
                 self.step_failed(job, log)?;
                 self.say(Verbosity::Verbose, |words| words.step_finished(&stamped.event))?;
             }
-            Event::JobStarted { job, command, .. } => {
+            Event::JobStarted { job, attempt, command, .. } => {
+                if *attempt == 1 {
+                    self.running.push(job.clone());
+                }
                 self.say(Verbosity::Verbose, |words| words.started(job, command))?;
             }
             Event::Output { job, stream, data } => self.output(job, *stream, data)?,
@@ -206,6 +233,7 @@ impl Sink for TerminalSink {
             Event::Fallback { .. } => self.say(Verbosity::Quiet, |words| words.fallback(&stamped.event))?,
             Event::Retry { .. } => self.say(Verbosity::Normal, |words| words.retry(&stamped.event))?,
             Event::CancelRaised { level, by } => {
+                self.wait_named_at_ms.get_or_insert(stamped.at_ms + WAIT_NAMED_MS);
                 self.say(Verbosity::Quiet, |words| words.cancel_raised(level, by))?;
             }
             Event::JobFinished { .. } => self.job_finished(&stamped.event)?,
@@ -227,7 +255,8 @@ impl Sink for TerminalSink {
             self.screen.flush()?;
             self.steps.draw();
         }
-        Ok(due.again)
+        let wait = self.name_waiting(now_ms)?;
+        Ok([due.again, wait].into_iter().flatten().min())
     }
 }
 

@@ -336,6 +336,32 @@ fn a_long_step_is_named_once_where_nothing_can_be_drawn() {
 }
 
 #[test]
+fn after_a_stop_what_is_waited_for_is_named_once_a_second() {
+    let (mut sink, capture) = PIPE.sink();
+    let events = [
+        one(Verdict::Passed).swap_remove(2),
+        Event::CancelRaised { level: "stop".to_owned(), by: "SIGINT".to_owned() },
+    ];
+    for event in events {
+        sink.handle(&Stamped { at_ms: 1_000, event }).unwrap();
+    }
+    assert_eq!(sink.redraw(1_400).unwrap(), Some(Duration::from_millis(600)));
+    assert_eq!(sink.redraw(2_000).unwrap(), Some(Duration::from_secs(1)));
+    assert_eq!(sink.redraw(3_000).unwrap(), Some(Duration::from_secs(1)));
+    let event = ended("test", Verdict::Cancelled { exit: Some(Exit::Signal(9)) });
+    sink.handle(&Stamped { at_ms: 3_500, event }).unwrap();
+    assert_eq!(sink.redraw(4_000).unwrap(), None);
+    sink.flush().unwrap();
+    let shown = String::from_utf8(capture.0.lock().unwrap().both.clone()).unwrap();
+    assert_snapshot!(shown, @r"
+    stopping (SIGINT); once more to kill
+    waiting for test
+    waiting for test
+    - test cancelled after 1.2s: ended by SIGKILL
+    ");
+}
+
+#[test]
 fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_said_once() {
     let shown = |kind| {
         let view = View { stdout_fails: Some(kind), ..PIPE };

@@ -9,8 +9,8 @@ use crate::base::duration::ShortDuration;
 use crate::domain::{Exit, JobId};
 use crate::event::{Event, Level, StepOutcome, Verdict};
 
-/// Failed jobs named in the summary; more are counted.
-const NAMED_FAILURES: usize = 8;
+/// Jobs named in one line; more are counted.
+const NAMED_JOBS: usize = 8;
 
 pub(super) struct Words {
     pub colors: Colors,
@@ -82,6 +82,11 @@ impl Words {
             _ => "killing".to_owned(),
         };
         self.colors.paint(WARN, &text)
+    }
+
+    pub(super) fn waiting(&self, running: &[JobId]) -> String {
+        let names: Vec<String> = running.iter().map(JobId::to_string).collect();
+        self.colors.paint(FAINT, &format!("waiting for {}", named(&names)))
     }
 
     pub(super) fn job_finished(&self, job: &JobId, verdict: &Verdict, duration: Duration) -> String {
@@ -157,10 +162,10 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-fn named(failures: &[String]) -> String {
-    let mut text = failures.iter().take(NAMED_FAILURES).cloned().collect::<Vec<_>>().join(", ");
-    if failures.len() > NAMED_FAILURES {
-        text.push_str(&format!(", {} more", failures.len() - NAMED_FAILURES));
+fn named(jobs: &[String]) -> String {
+    let mut text = jobs.iter().take(NAMED_JOBS).cloned().collect::<Vec<_>>().join(", ");
+    if jobs.len() > NAMED_JOBS {
+        text.push_str(&format!(", {} more", jobs.len() - NAMED_JOBS));
     }
     text
 }
