@@ -14,7 +14,7 @@ use super::fill::{Fill, Values, tidy};
 use super::image_digest::{base_digest, layer_digest};
 use super::layer;
 use super::origins::Origins;
-use super::spec::{BaseSpec, FileRef, GpuChoice, ImageSpec, LayerSpec, LocalEngine, LocalSpec, StepSpec};
+use super::spec::{BaseSpec, FileRef, GpuChoice, ImageSpec, LayerSpec, LocalEngine, LocalSpec};
 use super::{Files, requirements};
 
 /// An image and what the jobs that use it take from it.
@@ -196,31 +196,10 @@ impl<'a> Images<'a> {
         chain
     }
 
-    /// An image's own layers: its steps, then its `env` and `workdir`.
+    /// An image's own layers; its `env` and `workdir` are among them.
     fn layers_of(&self, image: &Image, reader: &Reader<'_>) -> Vec<LayerSpec> {
-        let mut layers: Vec<LayerSpec> = image
-            .layers
-            .iter()
-            .map(|layer| layer::compile(layer, image, reader, self.origins.place(layer.location)))
-            .collect();
-        let fill = reader.fill;
-        if let Some((_, first)) = image.env.first() {
-            let env = image.env.iter().map(|(name, value)| {
-                (name.clone(), fill.text(&value.value, value.origin.location.or(Some(image.location))))
-            });
-            push_new(&mut layers, StepSpec::Env(env.collect()), self.origins.text(&first.origin));
-        }
-        if let Some(workdir) = &image.workdir {
-            let step = StepSpec::Workdir(fill.text(&workdir.value, workdir.origin.location));
-            push_new(&mut layers, step, self.origins.text(&workdir.origin));
-        }
-        layers
-    }
-}
-
-fn push_new(layers: &mut Vec<LayerSpec>, step: StepSpec, origin: String) {
-    if layers.last().is_none_or(|last| last.step != step) {
-        layers.push(layer::plain(step, origin));
+        let layers = image.layers.iter();
+        layers.map(|layer| layer::compile(layer, image, reader, self.origins.place(layer.location))).collect()
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
-
 use crate::base::digest::Digest;
 use crate::config::model::{
     Image, ImageBase, LayerStep, Layered, PipLayer, PipOptions, Poetry, Secret, UvSync,
@@ -61,26 +59,9 @@ pub fn compile(layer: &Layered, image: &Image, reader: &Reader<'_>, origin: Stri
         env: fill.map(&layer.env, Some(layer.location)),
         volumes: layer.volumes.clone(),
         force_build: layer.force_build || image.force_build,
-        digest: undigested(),
+        digest: Digest::of(&[]),
         origin,
     }
-}
-
-pub fn plain(step: StepSpec, origin: String) -> LayerSpec {
-    LayerSpec {
-        step,
-        gpu: None,
-        secrets: Vec::new(),
-        env: IndexMap::new(),
-        volumes: IndexMap::new(),
-        force_build: false,
-        digest: undigested(),
-        origin,
-    }
-}
-
-fn undigested() -> Digest {
-    Digest::of(&[])
 }
 
 /// The image's secrets, then the layer's own; each once.
