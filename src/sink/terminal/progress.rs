@@ -7,6 +7,19 @@ use super::neutral::clean;
 /// Frames a second at most.
 const RATE: u8 = 15;
 
+/// Terminals narrower than this get a percentage in place of a bar.
+const ROOM_FOR_A_BAR: usize = 60;
+
+/// One step as it is drawn.
+pub(super) struct Line<'a> {
+    pub job: &'a str,
+    pub label: &'a str,
+    /// The last line of its log; may be empty.
+    pub detail: &'a str,
+    pub done: u64,
+    pub total: Option<u64>,
+}
+
 pub(super) struct Bars {
     drawn: Option<MultiProgress>,
     bars: Vec<ProgressBar>,
@@ -15,33 +28,21 @@ pub(super) struct Bars {
 
 impl Bars {
     pub(super) fn new(columns: Option<usize>) -> Self {
-        Self { drawn: None, bars: Vec::new(), columns: columns.unwrap_or(80) }
+        Self { drawn: None, bars: Vec::new(), columns: columns.unwrap_or(ROOM_FOR_A_BAR) }
     }
 
-    /// Draws one line per step: job, label, last line of its log, done, total.
-    pub(super) fn draw<'a>(
-        &mut self,
-        steps: impl Iterator<Item = (&'a str, &'a str, &'a str, u64, Option<u64>)>,
-    ) {
-        let columns = self.columns;
+    pub(super) fn draw<'a>(&mut self, lines: impl Iterator<Item = Line<'a>>) {
         let target = || MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
         let all = self.drawn.get_or_insert_with(target);
         let mut count = 0;
-        for (job, label, detail, done, total) in steps {
+        for line in lines {
+            let known = self.bars.get(count).cloned();
+            let bar =
+                known.unwrap_or_else(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
+            fill(&bar, &line, self.columns);
             if count == self.bars.len() {
-                self.bars.push(all.add(ProgressBar::no_length()));
+                self.bars.push(all.add(bar.clone()));
             }
-            let bar = &self.bars[count];
-            match total {
-                Some(total) => {
-                    bar.set_style(style(columns, Shape::Bar));
-                    bar.set_length(total);
-                    bar.set_position(done.min(total));
-                }
-                None => bar.set_style(style(columns, Shape::Spinner)),
-            }
-            let detail = if detail.is_empty() { String::new() } else { format!(" · {}", clean(detail)) };
-            bar.set_message(format!("{job}: {}{detail}", clean(label)));
             bar.tick();
             count += 1;
         }
@@ -60,16 +61,19 @@ impl Bars {
     }
 }
 
-enum Shape {
-    Bar,
-    Spinner,
-}
-
-fn style(columns: usize, shape: Shape) -> ProgressStyle {
-    let template = match shape {
-        Shape::Bar if columns >= 60 => "{spinner} {msg} [{bar:20}] {percent}%",
-        Shape::Bar => "{spinner} {percent}% {msg}",
-        Shape::Spinner => "{spinner} {wide_msg}",
+fn fill(bar: &ProgressBar, line: &Line<'_>, columns: usize) {
+    let template = match line.total {
+        Some(_) if columns >= ROOM_FOR_A_BAR => "{spinner} {wide_msg} [{bar:20}] {percent:>3}%",
+        Some(_) => "{spinner} {percent:>3}% {wide_msg}",
+        None => "{spinner} {wide_msg}",
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
+    let detail = if line.detail.is_empty() { String::new() } else { format!(" · {}", clean(line.detail)) };
+    bar.set_message(format!("{}: {}{detail}", line.job, clean(line.label)));
+    if let Some(total) = line.total {
+        bar.set_length(total);
+        bar.set_position(line.done.min(total));
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Progress;
-use super::progress::Bars;
+use super::progress::{Bars, Line};
 use crate::domain::JobId;
 use crate::event::{Step, StepOutcome};
 
@@ -122,9 +122,12 @@ impl Steps {
 
     pub(super) fn draw(&mut self) {
         let shown = self.running.iter().filter(|running| running.shown);
-        self.bars.draw(shown.map(|running| {
-            let detail = running.log.back().map(String::as_str).unwrap_or_default();
-            (running.job.as_str(), running.label.as_str(), detail, running.done, running.total)
+        self.bars.draw(shown.map(|running| Line {
+            job: running.job.as_str(),
+            label: &running.label,
+            detail: running.log.back().map(String::as_str).unwrap_or_default(),
+            done: running.done,
+            total: running.total,
         }));
     }
 
