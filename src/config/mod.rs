@@ -1,7 +1,121 @@
 //! accel.toml: read, merged, checked.
 //!
-//! Pipeline: text → spanned tree (TOML or YAML) → raw settings per file → merged by precedence (built-in,
+//! Pipeline: text → spanned tree (TOML or YAML) → keys per file → merged by precedence (built-in,
 //! `extends`, file, profile, accel.local.toml, `ACCEL_*`) → checked [`model::Config`]. The only place that reads
 //! accel.toml. Every stage collects all its findings; nothing here prints, waits or reaches a network.
+//!
+//! [`codes`] lists the kinds of findings, [`variables`] the `ACCEL_*` variables. What keys mean together with
+//! the machine (facts, files, matrix values) is left to `plan` and `route`.
 
+mod check;
+pub mod codes;
+mod files;
+mod grammar;
 pub mod model;
+mod reader;
+mod tree;
+pub mod variables;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Value as Json, json};
+
+use self::grammar::{Definitions, DocumentKeys, Grammar};
+use self::model::{Config, Layer};
+use crate::diag::{Diagnostic, Severity, SourceMap};
+
+/// Names under which the configuration is looked for, best first.
+pub const FILE_NAMES: [&str; 3] = ["accel.toml", "accel.yaml", "accel.yml"];
+/// Personal settings beside it, laid on top.
+pub const LOCAL_FILE_NAME: &str = "accel.local.toml";
+/// Largest configuration file, in bytes.
+pub const MAX_FILE_SIZE: u64 = 1 << 20;
+
+/// What to load.
+#[derive(Debug, Clone, Default)]
+pub struct LoadRequest {
+    /// The folder to search upward from.
+    pub start: PathBuf,
+    /// `--config`: this file, without a search.
+    pub explicit: Option<PathBuf>,
+    /// `--profile`: the name and the layer it came from. ACCEL_PROFILE counts where this is `None`.
+    pub profile: Option<(String, Layer)>,
+    /// Variables whose names begin with `ACCEL_`; others are not looked at.
+    pub variables: BTreeMap<String, String>,
+    /// Files below this folder are shown relative to it.
+    pub display_base: PathBuf,
+}
+
+/// A configuration without errors.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// In the order of their places; never errors.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// A configuration with at least one error.
+#[derive(Debug, Clone)]
+pub struct LoadError {
+    pub sources: SourceMap,
+    /// Errors and warnings, in the order of their places.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads, merges and checks the configuration.
+pub fn load(request: &LoadRequest) -> Result<Loaded, LoadError> {
+    let mut read = files::read(request);
+    let Some(root) = read.root.take() else {
+        return Err(LoadError { sources: read.sources, diagnostics: ordered(read.diagnostics) });
+    };
+    let mut diagnostics = std::mem::take(&mut read.diagnostics);
+    let profile = files::choose_profile(request, &mut read, &mut diagnostics);
+    let mut sources = read.sources;
+    let overrides = variables::apply(&request.variables, &mut read.keys, &mut sources, &mut diagnostics);
+    let context = check::Context {
+        root,
+        profile: profile.name,
+        profiles: profile.all,
+        profile_route: profile.route,
+        placeholders: read.placeholders,
+    };
+    let (mut config, found) = check::check(read.keys, context, sources);
+    diagnostics.extend(found);
+    override_jobs(&mut config, &overrides);
+    let diagnostics = ordered(diagnostics);
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(LoadError { sources: config.sources, diagnostics });
+    }
+    Ok(Loaded { config, warnings: diagnostics })
+}
+
+fn override_jobs(config: &mut Config, overrides: &variables::Overrides) {
+    for job in config.jobs.values_mut() {
+        if let Some(timeout) = &overrides.timeout {
+            job.settings.timeout = Some(timeout.clone());
+        }
+        if let Some(strict) = &overrides.strict {
+            job.settings.strict = Some(strict.clone());
+        }
+    }
+}
+
+/// By place, so that the order does not depend on which stage found what; what has no place comes first.
+fn ordered(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.sort_by_key(|diagnostic| diagnostic.location);
+    diagnostics.dedup();
+    diagnostics
+}
+
+/// The JSON Schema of accel.toml, as committed in `schemas/accel.schema.json`.
+pub fn schema() -> Json {
+    let mut definitions = Definitions::default();
+    let root = DocumentKeys::schema(&mut definitions);
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "accel.toml",
+        "$ref": root["$ref"],
+        "$defs": definitions.into_json(),
+    })
+}

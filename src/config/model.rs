@@ -488,8 +488,11 @@ pub struct Image {
     pub gpu: Option<Valued<Vec<GpuText>>>,
     /// In build order: the keys of the table in their fixed order, then `layers`.
     pub layers: Vec<Layered>,
+    /// What the last layer that sets it says; for places that build no layers.
     pub workdir: Option<Valued<Text>>,
+    /// What the layers that set variables come to; for places that build no layers.
     pub env: IndexMap<String, Valued<Text>>,
+    /// Modal secrets that every build step sees.
     pub secrets: Vec<Valued<Secret>>,
     pub force_build: bool,
     pub local: LocalImage,
@@ -541,6 +544,7 @@ pub struct Layered {
     pub step: LayerStep,
     pub gpu: Option<GpuText>,
     pub secrets: Vec<Secret>,
+    /// Variables of this step alone.
     pub env: IndexMap<String, Text>,
     /// Mounted while the step runs, by path; only for `run`.
     pub volumes: IndexMap<String, Volume>,

@@ -7,3 +7,4 @@
 mod world;
 
 mod cli_basics;
+mod config_load;

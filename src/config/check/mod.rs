@@ -1,0 +1,154 @@
+//! Merged keys → checked configuration: names are resolved, circles, contradictions and rules that can never
+//! fire are found. Every finding is collected; the configuration is only used when none is an error.
+
+mod cycles;
+mod image;
+mod job;
+mod route;
+mod settings;
+mod texts;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::codes;
+use super::grammar::{DocumentKeys, ImageKeys, ItemName, JobKeys, Map, RouteValue};
+use super::model::{Config, Layer, Origin, Valued};
+use super::reader::Placeholder;
+use crate::base::suggest::nearest;
+use crate::diag::{Diagnostic, Location, SourceMap};
+
+/// What there is besides the keys themselves.
+pub struct Context {
+    pub root: PathBuf,
+    pub profile: Option<String>,
+    pub profiles: Vec<String>,
+    pub profile_route: Option<Valued<RouteValue>>,
+    pub placeholders: Vec<Placeholder>,
+}
+
+/// Where each name of a kind is defined.
+type Names = HashMap<String, Location>;
+
+pub struct Checker {
+    diagnostics: Vec<Diagnostic>,
+    jobs: Names,
+    images: Names,
+    placeholders: Vec<Placeholder>,
+}
+
+/// Checks everything; `sources` is handed on into the configuration.
+pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (Config, Vec<Diagnostic>) {
+    let jobs: Map<ItemName, Box<JobKeys>> = take(&mut keys.jobs);
+    let images: Map<ItemName, Box<ImageKeys>> = take(&mut keys.images);
+    let mut checker = Checker {
+        diagnostics: Vec::new(),
+        jobs: jobs.entries.iter().map(|(name, entry)| (name.clone(), entry.key_location)).collect(),
+        images: images.entries.iter().map(|(name, entry)| (name.clone(), entry.key_location)).collect(),
+        placeholders: context.placeholders,
+    };
+    let images = checker.images(images);
+    let mut defaults = keys.defaults.take().map(|keys| *keys.value).unwrap_or_default();
+    checker.forbid_in_defaults(&mut defaults);
+    let defaults = checker.settings(defaults);
+    let jobs = checker.jobs(jobs, &defaults);
+    let shared_routes = checker.shared_routes(take_list(&mut keys.route), &jobs);
+    let profile_route = context.profile_route.map(|route| checker.route(route));
+    let project = project_name(&mut keys, &context.root);
+    let config = Config {
+        profile: context.profile,
+        profiles: context.profiles,
+        modal: settings::modal(keys.modal.take().map(|keys| keys.value).unwrap_or_default(), &project.value),
+        project,
+        defaults,
+        sync: settings::sync(keys.sync.take().map(|keys| keys.value).unwrap_or_default()),
+        images,
+        jobs,
+        shared_routes,
+        profile_route,
+        budget: settings::budget(keys.budget.take().map(|keys| keys.value).unwrap_or_default()),
+        mcp: checker.mcp(keys.mcp.take().map(|keys| keys.value).unwrap_or_default()),
+        root: context.root,
+        sources,
+    };
+    (config, checker.diagnostics)
+}
+
+fn take<T: Default>(key: &mut Option<Valued<T>>) -> T {
+    key.take().map(|valued| valued.value).unwrap_or_default()
+}
+
+fn take_list<T>(key: &mut Option<Valued<Vec<T>>>) -> Vec<T> {
+    take(key)
+}
+
+/// `[project] name`, else the folder's name.
+fn project_name(keys: &mut DocumentKeys, root: &std::path::Path) -> Valued<String> {
+    let named = keys.project.take().and_then(|project| project.value.name);
+    if let Some(name) = named {
+        return map(name, |name| name.0);
+    }
+    let folder = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let cleaned: String = folder
+        .chars()
+        .take(48)
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+        .collect();
+    built_in(if cleaned.is_empty() { "project".to_owned() } else { cleaned })
+}
+
+/// A value that nobody wrote.
+pub fn built_in<T>(value: T) -> Valued<T> {
+    Valued { value, origin: Origin { layer: Layer::BuiltIn, location: None } }
+}
+
+pub fn map<T, U>(valued: Valued<T>, change: impl FnOnce(T) -> U) -> Valued<U> {
+    Valued { value: change(valued.value), origin: valued.origin }
+}
+
+/// A value that was written somewhere has a location; what was not cannot be wrong.
+fn place<T>(valued: &Valued<T>) -> Option<Location> {
+    valued.origin.location
+}
+
+impl Checker {
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    fn unknown_name(
+        &mut self,
+        code: &'static str,
+        kind: &str,
+        name: &str,
+        location: impl Into<Option<Location>>,
+        known: impl Fn(&Self) -> &Names,
+    ) {
+        let mut names: Vec<&str> = known(self).keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let found = Diagnostic::error(code, format!("unknown {kind} `{name}`")).at(location);
+        let found = match nearest(name, names.iter().copied()) {
+            Some(near) => found.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")),
+            None if names.is_empty() => found.help(format!("define `[{kind}s.{name}]`")),
+            None if names.len() > 20 => {
+                found.help(format!("define `[{kind}s.{name}]`, or name another {kind}"))
+            }
+            None => found.help(format!("known {kind}s: {}", names.join(", "))),
+        };
+        self.report(found);
+    }
+
+    fn contradiction(
+        &mut self,
+        message: impl Into<String>,
+        at: Option<Location>,
+        other: Option<Location>,
+        help: &str,
+    ) {
+        let mut found = Diagnostic::error(codes::CONTRADICTION, message).at(at).help(help);
+        if let Some(other) = other {
+            found = found.related(other, "the other is here");
+        }
+        self.report(found);
+    }
+}
