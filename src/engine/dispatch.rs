@@ -11,7 +11,7 @@ use super::attempt::{Attempt, Ended, Outcome, errored};
 use super::graph::Graph;
 use super::policy::{Next, Situation};
 use super::slots::Slots;
-use super::{Backends, Decide, JobReport, OnFailure, OutputPolicy, RunOptions, Summary, exit_code};
+use super::{Backends, Decide, Decision, JobReport, OnFailure, OutputPolicy, RunOptions, Summary, exit_code};
 use crate::backend::{Cancel, CancelLevel, Failure, OutputMode, StopReason};
 use crate::domain::{Cause, Place};
 use crate::event::{Emitter, Event, STREAM_VERSION, Verdict};
@@ -57,6 +57,8 @@ struct JobState {
     retries: u32,
     /// Every place tried, the latest last.
     places: Vec<Place>,
+    /// A place chosen for want of another: rules are not asked again.
+    fell_back_to: Option<Place>,
     began: Option<Instant>,
     deadline: Option<Instant>,
     /// Why it runs where it runs; said when it starts.
@@ -127,20 +129,20 @@ impl Dispatcher {
         &self.plan.jobs[index]
     }
 
-    /// Decides the place of a job whose needs have passed, and queues it there.
+    /// Decides the place of a job's next attempt, and queues it there.
     fn make_ready(&mut self, index: usize) {
         if self.jobs[index].report.is_some() {
             return;
         }
-        let decision = (self.decide)(self.job(index), self.jobs[index].attempts + 1);
-        self.jobs[index].places.push(decision.place);
-        self.jobs[index].routed = Some(Box::new(Event::JobRouted {
-            job: self.job(index).id.clone(),
-            place: decision.place,
-            reason: decision.reason,
-            reasons: decision.reasons,
-        }));
-        self.slots.enqueue(decision.place, index);
+        let Decision { place, reason, reasons } =
+            (self.decide)(self.job(index), self.jobs[index].attempts + 1);
+        self.slots.enqueue(place, index);
+        if self.jobs[index].places.last() == Some(&place) {
+            return;
+        }
+        let job = self.job(index).id.clone();
+        self.jobs[index].places.push(place);
+        self.jobs[index].routed = Some(Box::new(Event::JobRouted { job, place, reason, reasons }));
     }
 
     async fn start_ready(&mut self) {
@@ -258,9 +260,10 @@ impl Dispatcher {
         if self.level.stops() {
             return self.finish(index, Verdict::Cancelled { exit: None }).await;
         }
-        let state = &self.jobs[index];
-        let place = *state.places.last().expect("a retried job has been somewhere");
-        self.slots.enqueue(place, index);
+        match self.jobs[index].fell_back_to {
+            Some(place) => self.slots.enqueue(place, index),
+            None => self.make_ready(index),
+        }
     }
 
     async fn fall_back(&mut self, index: usize, to: Place, cause: Cause, outcome: Outcome) {
@@ -272,6 +275,7 @@ impl Dispatcher {
         let job = self.job(index).id.clone();
         self.emitter.emit(Event::Fallback { job, from, to, cause, detail }).await;
         self.jobs[index].places.push(to);
+        self.jobs[index].fell_back_to = Some(to);
         self.slots.enqueue(to, index);
     }
 

@@ -119,8 +119,8 @@ pub struct Decision {
     pub reasons: Vec<String>,
 }
 
-/// Decides a job's place; the second argument is the attempt, from 1. Called once for each job that gets its
-/// turn, and again for each retry. It must not wait.
+/// Decides a job's place; the second argument is the attempt, from 1. Called for each job whose needs have
+/// passed, and again for each retry, but for a job that has fallen back. It must not wait.
 pub type Decide = Arc<dyn Fn(&PlannedJob, u32) -> Decision + Send + Sync>;
 
 /// One backend per place. A place without one is an error of the job that is routed there.

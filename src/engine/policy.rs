@@ -9,7 +9,7 @@ use crate::plan::spec::{FallbackOn, PlannedJob, Retry};
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
-    /// In the same place, after the delay. (What grows with each attempt is `retry.escalate`'s part.)
+    /// Where the rules say, after the delay. (What grows with each attempt is `retry.escalate`'s part.)
     Retry {
         delay: Duration,
     },

@@ -104,6 +104,32 @@ async fn retries_back_off_and_then_pass() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rules_may_send_a_retry_elsewhere_but_not_a_job_that_fell_back() {
+    let routed =
+        |seen: &Seen| seen.events.iter().filter(|event| matches!(event, Event::JobRouted { .. })).count();
+    let by_attempt = |attempt| if attempt == 1 { Place::Local } else { Place::Modal };
+    let seen = World::new(vec![retried(2, &[Cause::Infra])])
+        .deciding(by_attempt)
+        .local("a", Script::breaks(Cause::Infra))
+        .run()
+        .await;
+    assert_eq!(seen.summary.jobs[0].place, Some(Place::Modal));
+    assert_eq!(routed(&seen), 2);
+
+    let job =
+        PlannedJob { fallback: falls_back(Place::Local, &[Cause::Auth]), ..retried(2, &[Cause::Infra]) };
+    let seen = World::new(vec![job])
+        .on(Place::Modal)
+        .modal("a", Script::refuses(Cause::Auth))
+        .local("a", Script::breaks(Cause::Infra))
+        .local("a", Script::default())
+        .run()
+        .await;
+    assert_eq!((seen.summary.jobs[0].place, routed(&seen)), (Some(Place::Local), 1));
+    assert_eq!(seen.verdict("a"), &Verdict::Passed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delayed_retry_holds_no_slot() {
     let mut world = World::new(vec![retried(1, &[Cause::Infra]), job("b", &[])])
         .local("a", Script::breaks(Cause::Infra))

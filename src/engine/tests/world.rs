@@ -169,6 +169,11 @@ impl World {
         self
     }
 
+    pub fn deciding(mut self, place: impl Fn(u32) -> Place + Send + Sync + 'static) -> Self {
+        self.decide = Arc::new(move |_, attempt| decision(place(attempt)));
+        self
+    }
+
     pub fn local(mut self, job: &str, script: Script) -> Self {
         self.local = self.local.script(job, script);
         self
@@ -225,7 +230,11 @@ impl World {
 }
 
 fn to(place: Place) -> Decide {
-    Arc::new(move |_, _| Decision { place, reason: "test".to_owned(), reasons: vec!["test".to_owned()] })
+    Arc::new(move |_, _| decision(place))
+}
+
+fn decision(place: Place) -> Decision {
+    Decision { place, reason: "test".to_owned(), reasons: vec!["test".to_owned()] }
 }
 
 impl Seen {
