@@ -23,8 +23,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::model::{Config, OnExceed, Route, Valued};
+use crate::config::model::{Config, Layer, OnExceed, Route, Valued};
 use crate::diag::Diagnostic;
+use crate::domain::JobId;
 
 use image::{Images, Provided, Recorder};
 use origins::Origins;
@@ -95,10 +96,11 @@ pub fn compile(config: &Config, selection: &Selection, files: &Files) -> Result<
     if !findings.is_empty() {
         return Err(without_repeats(findings));
     }
-    Ok(assemble(config, closure.requested.iter().map(|index| jobs[*index].id.clone()).collect(), jobs))
+    let requested = closure.requested.iter().map(|index| jobs[*index].id.clone()).collect();
+    Ok(assemble(config, &origins, requested, jobs))
 }
 
-fn assemble(config: &Config, requested: Vec<crate::domain::JobId>, jobs: Vec<PlannedJob>) -> Plan {
+fn assemble(config: &Config, origins: &Origins<'_>, requested: Vec<JobId>, jobs: Vec<PlannedJob>) -> Plan {
     let mut images = BTreeMap::new();
     for job in &jobs {
         images.entry(job.spec.image.digest).or_insert_with(|| job.spec.image.clone());
@@ -120,6 +122,7 @@ fn assemble(config: &Config, requested: Vec<crate::domain::JobId>, jobs: Vec<Pla
         requested,
         images,
         budget: budget(config),
+        provenance: provenance(config, origins),
     }
 }
 
@@ -132,6 +135,29 @@ fn budget(config: &Config) -> BudgetLimits {
         stop_when_exceeded: budget.on_exceed.as_ref().is_some_and(|what| what.value == OnExceed::Stop),
         value_of_time: budget.value_of_time.as_ref().map(|amount| amount.value),
     }
+}
+
+/// Origins of what is not a job's.
+fn provenance(config: &Config, origins: &Origins<'_>) -> BTreeMap<String, String> {
+    let (sync, modal, budget) = (&config.sync, &config.modal, &config.budget);
+    let all = [
+        ("project", Some(&config.project.origin)),
+        ("modal.app", Some(&modal.app.origin)),
+        ("modal.environment", modal.environment.as_ref().map(|value| &value.origin)),
+        ("sync.gitignore", Some(&sync.gitignore.origin)),
+        ("sync.include", sync.include.first().map(|value| &value.origin)),
+        ("sync.exclude", sync.exclude.first().map(|value| &value.origin)),
+        ("sync.max_size", Some(&sync.max_size.origin)),
+        ("budget.per_run", budget.per_run.as_ref().map(|value| &value.origin)),
+        ("budget.per_day", budget.per_day.as_ref().map(|value| &value.origin)),
+        ("budget.prewarm_per_day", budget.prewarm_per_day.as_ref().map(|value| &value.origin)),
+        ("budget.on_exceed", budget.on_exceed.as_ref().map(|value| &value.origin)),
+        ("budget.value_of_time", budget.value_of_time.as_ref().map(|value| &value.origin)),
+    ];
+    let set = all.into_iter().filter_map(|(key, origin)| Some((key, origin?)));
+    set.filter(|(_, origin)| origin.layer != Layer::BuiltIn)
+        .map(|(key, origin)| (key.to_owned(), origins.text(origin)))
+        .collect()
 }
 
 fn check_extra_args(selection: &Selection, closure: &select::Closure<'_>, findings: &mut Vec<Diagnostic>) {
@@ -160,3 +186,6 @@ fn without_repeats(findings: Vec<Diagnostic>) -> Vec<Diagnostic> {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests;

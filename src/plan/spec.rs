@@ -33,6 +33,9 @@ pub struct Plan {
     pub requested: Vec<JobId>,
     pub images: BTreeMap<Digest, Arc<ImageSpec>>,
     pub budget: BudgetLimits,
+    /// Where the values above were set: `project`, `modal.app`, `sync.exclude`, …; see
+    /// [`PlannedJob::provenance`].
+    pub provenance: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -81,7 +84,8 @@ pub struct PlannedJob {
     pub shard: Option<Shard>,
     pub junit: Vec<String>,
     pub watch: WatchSpec,
-    /// Key path of a value (`timeout`, `env.CI`) → where it was set (`accel.toml:12`, `[defaults]`, `built-in`).
+    /// Key path of a value (`timeout`, `env.CI`) → where it was set (`accel.toml:12`, `[defaults] accel.toml:4`,
+    /// `ACCEL_TIMEOUT`); built-in values have no entry.
     pub provenance: BTreeMap<String, String>,
 }
 

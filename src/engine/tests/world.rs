@@ -108,6 +108,7 @@ pub fn plan(jobs: Vec<PlannedJob>, requested: &[&str]) -> Plan {
         jobs,
         images: Default::default(),
         budget: BudgetLimits::default(),
+        provenance: Default::default(),
     }
 }
 

@@ -1,11 +1,18 @@
-//! TOML of a plan's view, for people: origins as comments, related values together, long lists one item a line.
+//! TOML of a plan's view, for people: origins as comments, related values together, long lists one item a line,
+//! and nothing where nothing was set and nothing is.
 
 use serde_json::{Map, Value};
+
+use super::super::origins::BUILT_IN;
 
 /// Key under which a table holds the origins of its values, by key path.
 const PROVENANCE: &str = "provenance";
 /// Key of a table whose own origin is shown beside its header.
 const ORIGIN: &str = "origin";
+/// Keys that are said beside a header, if at all.
+const NOT_SHOWN: [&str; 3] = [PROVENANCE, ORIGIN, "source"];
+/// Keys whose values nobody sets.
+const COMPUTED: [&str; 3] = ["version", "requested", "digest"];
 /// Lists of tables that get a header each.
 const HEADED_LISTS: [&str; 2] = ["layers", "route"];
 /// Longer lists are broken, one item a line.
@@ -16,7 +23,7 @@ const COMMENT_COLUMN: usize = 44;
 pub fn render(tree: &Value) -> String {
     let mut writer = Writer { text: String::new() };
     if let Value::Object(root) = tree {
-        writer.table(&[], root, &Origins::default());
+        writer.table(&[], root, &Origins::default().within("", root));
     }
     writer.text
 }
@@ -34,7 +41,7 @@ impl<'a> Origins<'a> {
         match self.map?.get(&path).and_then(Value::as_str) {
             Some(origin) => Some(origin),
             // A table that was set as a whole gives its origin to all its keys.
-            None => Some(self.of_parent().unwrap_or("built-in")),
+            None => Some(self.of_parent().unwrap_or(BUILT_IN)),
         }
     }
 
@@ -59,10 +66,15 @@ impl Writer {
     fn table(&mut self, path: &[&str], table: &Map<String, Value>, origins: &Origins<'_>) {
         let (nested, plain): (Vec<_>, Vec<_>) = table
             .iter()
-            .filter(|(key, value)| !value.is_null() && *key != PROVENANCE && *key != ORIGIN)
-            .partition(|(key, value)| is_nested(key, value));
+            .filter(|(key, _)| !NOT_SHOWN.contains(&key.as_str()))
+            .partition(|(k, v)| is_nested(k, v));
         for (key, value) in plain {
-            self.pair(key, value, origins.of(key));
+            let origin = origins.of(key);
+            let nothing =
+                value.is_null() || (is_empty(value) && origin.is_none_or(|origin| origin == BUILT_IN));
+            if !nothing {
+                self.pair(key, value, origin.filter(|_| !COMPUTED.contains(&key.as_str())));
+            }
         }
         for (key, value) in nested {
             let path: Vec<&str> = path.iter().copied().chain([key.as_str()]).collect();
@@ -86,7 +98,9 @@ impl Writer {
     fn headed_list(&mut self, path: &[&str], items: &[Value]) {
         for item in items.iter().filter_map(Value::as_object) {
             self.header("[[", path, "]]", item.get(ORIGIN).and_then(Value::as_str));
-            self.table(path, item, &Origins::default());
+            let shown =
+                item.iter().filter(|(key, value)| !NOT_SHOWN.contains(&key.as_str()) && !value.is_null());
+            shown.for_each(|(key, value)| self.pair(key, value, None));
         }
     }
 
@@ -131,6 +145,10 @@ fn is_nested(key: &str, value: &Value) -> bool {
         Value::Array(items) => HEADED_LISTS.contains(&key) && !items.is_empty(),
         _ => false,
     }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
 }
 
 fn key_text(key: &str) -> String {

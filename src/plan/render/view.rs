@@ -17,6 +17,7 @@ use super::super::spec::{
 };
 use super::image::image_view;
 use crate::base::duration::ExactDuration;
+use crate::base::size::Bytes;
 use crate::domain::JobId;
 
 /// Raised when a field changes meaning or goes away.
@@ -31,6 +32,8 @@ pub struct PlanView {
     sync: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<Value>,
+    /// Origins of `project`, `modal`, `sync` and `budget`.
+    provenance: BTreeMap<String, String>,
     /// By id, in an order in which needs come first.
     jobs: IndexMap<String, Value>,
     /// By name; of several images of one name all but the first carry their digest.
@@ -52,6 +55,7 @@ impl PlanView {
             modal: modal_view(&plan.modal),
             sync: sync_view(&plan.sync),
             budget: budget_view(&plan.budget),
+            provenance: plan.provenance.clone(),
             jobs,
             images: images.views,
         }
@@ -88,7 +92,7 @@ fn sync_view(sync: &SyncSet) -> Value {
         "gitignore": sync.gitignore,
         "include": sync.include,
         "exclude": sync.exclude,
-        "max_size": sync.max_size.to_string(),
+        "max_size": exact_size(sync.max_size),
     })
 }
 
@@ -127,7 +131,7 @@ fn job_view(plan: &Plan, job: &PlannedJob, image: &str) -> Value {
         "image": image,
         "gpu": spec.gpu.iter().map(gpu_view).collect::<Vec<_>>(),
         "cpu": spec.cpu.map(|cpu| range_view(cpu, |cores| json!(cores))),
-        "memory": spec.memory.map(|memory| range_view(memory, |bytes| json!(bytes.to_string()))),
+        "memory": spec.memory.map(|memory| range_view(memory, |bytes| json!(exact_size(bytes)))),
         "timeout": job.timeout.map(exact),
         "stop_timeout": exact(spec.stop_timeout),
         "inputs": spec.inputs,
@@ -183,6 +187,22 @@ fn range_view<T: Copy>(range: Range<T>, show: impl Fn(T) -> Value) -> Value {
 
 fn exact(duration: Duration) -> String {
     ExactDuration(duration).to_string()
+}
+
+/// As accel.toml writes it, in the largest unit that loses nothing: `8GiB`, `300MB`.
+fn exact_size(size: Bytes) -> String {
+    const UNITS: [(&str, u64); 8] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1_000),
+    ];
+    let unit = UNITS.iter().find(|(_, bytes)| size.0 != 0 && size.0.is_multiple_of(*bytes));
+    unit.map_or_else(|| format!("{}B", size.0), |(name, bytes)| format!("{}{name}", size.0 / bytes))
 }
 
 fn warm_view(warm: &Warm) -> Value {

@@ -1,0 +1,559 @@
+//! From the text of accel.toml to plans.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::render::{PlanFormat, render};
+use super::spec::*;
+use super::*;
+use crate::config::model::{Layer, Matrix, Origin};
+use crate::config::{LoadRequest, load};
+use crate::domain::Place;
+
+fn config(toml: &str) -> Config {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("accel.toml"), toml).unwrap();
+    let root = folder.path().to_owned();
+    let request = LoadRequest { start: root.clone(), display_base: root, ..LoadRequest::default() };
+    match load(&request) {
+        Ok(loaded) => loaded.config,
+        Err(error) => panic!("{:#?}", error.diagnostics),
+    }
+}
+
+fn files(files: &[(&str, &str)]) -> Files {
+    files.iter().map(|(path, text)| (PathBuf::from(path), Ok(Arc::from(text.as_bytes())))).collect()
+}
+
+fn compiled(toml: &str, requested: &[&str]) -> Plan {
+    compile(&config(toml), &Selection::of(requested.iter().copied()), &Files::new()).unwrap()
+}
+
+fn ids(plan: &Plan) -> Vec<&str> {
+    plan.jobs.iter().map(|job| job.id.as_str()).collect()
+}
+
+/// `message | help` of every finding.
+fn findings(toml: &str, selection: &Selection, given: &Files) -> String {
+    let findings = compile(&config(toml), selection, given).unwrap_err();
+    let lines = findings.iter().map(|f| format!("{}: {} | {}", f.code, f.message, f.help.join("; ")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn flag<T>(name: &str, value: T) -> Option<Valued<T>> {
+    Some(Valued { value, origin: Origin { layer: Layer::Flag(name.into()), location: None } })
+}
+
+const GRAPH: &str = r#"
+version = 1
+[jobs.lint]
+run = "ruff check ."
+[jobs.build]
+run = "make ${matrix.os}"
+matrix = { os = ["linux", "mac"] }
+[jobs.test]
+needs = ["lint", "build"]
+matrix = { python = ["3.11", "3.12"], os = ["linux", "mac"], exclude = [{ python = "3.11", os = "mac" }] }
+run = ["pytest", "--python=${matrix.python}", "$HOME", "$${matrix.os}"]
+[jobs.all]
+needs = ["test"]
+[jobs.other]
+run = "true"
+"#;
+
+#[test]
+fn only_the_closure_is_compiled_and_needs_come_first() {
+    let plan = compiled(GRAPH, &["all"]);
+    assert_eq!(
+        ids(&plan),
+        [
+            "lint",
+            "build[os=linux]",
+            "test[python=3.11,os=linux]",
+            "test[python=3.12,os=linux]",
+            "build[os=mac]",
+            "test[python=3.12,os=mac]",
+            "all"
+        ]
+    );
+    // A need agrees on the axes that both have.
+    assert_eq!(plan.jobs[5].needs, [0, 4]);
+    assert_eq!(plan.jobs[6].needs, [2, 3, 5]);
+    let words = ["pytest", "--python=3.12", "$HOME", "${matrix.os}"].map(str::to_owned);
+    assert_eq!(plan.jobs[5].spec.command, CommandSpec::Argv(words.into()));
+    assert_eq!(plan.jobs[6].spec.command, CommandSpec::Shell(String::new()));
+}
+
+#[test]
+fn requests_are_names_ids_and_globs() {
+    let check = |requested: &[&str], expected: &[&str]| {
+        let plan = compiled(GRAPH, requested);
+        let requested: Vec<&str> = plan.requested.iter().map(|id| id.as_str()).collect();
+        assert_eq!(requested, expected);
+    };
+    check(&["lint", "lint"], &["lint"]);
+    check(&["build"], &["build[os=linux]", "build[os=mac]"]);
+    check(&["build[os=mac]"], &["build[os=mac]"]);
+    check(&["test[os=linux]"], &["test[python=3.11,os=linux]", "test[python=3.12,os=linux]"]);
+    check(&["test[os=mac, python=3.12]"], &["test[python=3.12,os=mac]"]);
+    check(&["[lo]*"], &["lint", "other"]);
+    check(&["*t*r"], &["other"]);
+}
+
+#[test]
+fn unknown_requests_are_named_all_at_once() {
+    let selection = Selection::of(["lnt", "zebra", "build[os=linus]", "x-*", "other"]);
+    insta::assert_snapshot!(findings(GRAPH, &selection, &Files::new()), @"
+    unknown-job: unknown job `lnt` | did you mean `lint`?
+    unknown-job: unknown job `zebra` | `accel list` shows the jobs
+    unknown-job: no such combination: `build[os=linus]` | did you mean `build[os=linux]`?
+    unknown-job: no job matches `x-*` | `accel list` shows the jobs
+    ");
+}
+
+#[test]
+fn arguments_are_appended_quoted_to_the_one_job_asked_for() {
+    let with = |requested: &[&str]| Selection {
+        extra_args: ["-k".into(), "a b".into()].into(),
+        ..Selection::of(requested.iter().copied())
+    };
+    let plan = compile(&config(GRAPH), &with(&["lint"]), &Files::new()).unwrap();
+    assert_eq!(plan.jobs[0].spec.command, CommandSpec::Shell("ruff check . -k 'a b'".into()));
+    let plan = compile(&config(GRAPH), &with(&["test"]), &Files::new()).unwrap();
+    let CommandSpec::Argv(words) = &plan.jobs[2].spec.command else { panic!("argv stays argv") };
+    assert_eq!(words[4..], ["-k", "a b"]);
+    assert_eq!(plan.jobs[0].spec.command, CommandSpec::Shell("ruff check .".into()));
+    insta::assert_snapshot!(findings(GRAPH, &with(&["lint", "other"]), &Files::new()), @"ambiguous-arguments: arguments after `--` go to one job, but several were asked for: lint, other | run one of them at a time, or leave the arguments out");
+}
+
+const IMAGES: &str = r#"version = 1
+project = { name = "sweeper" }
+[defaults]
+timeout = "10m"
+route = "local"
+dotenv = [".env"]
+env = { A = "default", B = "default" }
+[images.py]
+python = "3.11"
+apt = ["git"]
+pip = ["pytest>=8"]
+requirements = ["ci/requirements.txt"]
+env = { PYTHONUNBUFFERED = "1" }
+workdir = "/workspace"
+[images.cuda]
+from = "py"
+gpu = "L4"
+[[images.cuda.layers]]
+pip = ["triton"]
+[images.plain]
+apt = ["jq"]
+[jobs.test]
+image = "py"
+run = "pytest"
+timeout = "20m"
+env = { B = "own", C = "own" }
+[jobs.train]
+image = "cuda"
+run = "python train.py"
+needs = ["test"]
+[jobs.multi]
+image = { from = "py", python = "${matrix.python}" }
+matrix = { python = ["3.12", "3.13"] }
+run = "true"
+[jobs.plain]
+image = "plain"
+run = "jq ."
+gpu = []
+"#;
+
+fn images() -> Files {
+    files(&[("ci/requirements.txt", "-r base.txt\nrich\n"), ("ci/base.txt", "numpy\n")])
+}
+
+#[test]
+fn files_are_found_through_files() {
+    let config = config(IMAGES);
+    let selection = Selection::of(["train"]);
+    let shown = |known: &Files| {
+        let needed = files_needed(&config, &selection, known);
+        needed.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&Files::new()), ["ci/requirements.txt"]);
+    assert_eq!(shown(&images()), ["ci/base.txt", "ci/requirements.txt"]);
+    assert!(files_needed(&config, &Selection::of(["plain"]), &Files::new()).is_empty());
+}
+
+#[test]
+fn images_are_flattened_and_their_engine_decided() {
+    let plan = compile(&config(IMAGES), &Selection::everything(), &images()).unwrap();
+    let image = |id: &str| &plan.jobs.iter().find(|job| job.id.as_str() == id).unwrap().spec.image;
+    let (py, cuda) = (image("test"), image("train"));
+    assert_eq!(cuda.layers.len(), py.layers.len() + 1);
+    assert_eq!(cuda.layers[py.layers.len() - 1].digest, py.digest);
+    assert_eq!((cuda.python.as_deref(), cuda.workdir.as_deref()), (Some("3.11"), Some("/workspace")));
+    assert_eq!([py.local.engine, image("plain").local.engine], [LocalEngine::Venv, LocalEngine::Host]);
+    assert_ne!(image("multi[python=3.12]").digest, image("multi[python=3.13]").digest);
+    let StepSpec::Pip { requirements, .. } =
+        &py.layers.iter().find(|layer| layer.step.installs_python()).unwrap().step
+    else {
+        panic!("pip comes as one layer")
+    };
+    assert_eq!(&*requirements[0].contents, b"numpy\nrich\n");
+    let train = plan.jobs.iter().find(|job| job.name == "train").unwrap();
+    assert_eq!(train.spec.gpu[0].gpu.to_string(), "L4");
+}
+
+#[test]
+fn digests_follow_what_is_built_and_nothing_else() {
+    let digest = |toml: &str, files: &Files| {
+        compile(&config(toml), &Selection::of(["train"]), files).unwrap().jobs[1].spec.image.digest
+    };
+    let same = digest(IMAGES, &images());
+    assert_eq!(digest(&IMAGES.replace("\n[jobs.test]", "\n# a comment\n\n[jobs.test]"), &images()), same);
+    assert_eq!(
+        digest(&IMAGES.replace("images.cuda", "images.other").replace("\"cuda\"", "\"other\""), &images()),
+        same
+    );
+    let changes = [
+        ("\"git\"", "\"hg\""),
+        ("pytest>=8", "pytest>=9"),
+        ("python = \"3.11\"", "python = \"3.12\""),
+        ("PYTHONUNBUFFERED = \"1\"", "PYTHONUNBUFFERED = \"0\""),
+        ("/workspace", "/w"),
+        ("[\"triton\"]", "[\"triton\", \"x\"]"),
+    ];
+    for (from, to) in changes {
+        assert_ne!(digest(&IMAGES.replacen(from, to, 1), &images()), same, "{from} → {to}");
+    }
+    let mut changed = images();
+    changed.insert("ci/base.txt".into(), Ok(Arc::from(&b"numpy==2\n"[..])));
+    assert_ne!(digest(IMAGES, &changed), same, "contents of a file within a file");
+}
+
+#[test]
+fn values_know_where_they_were_set() {
+    let selection = Selection {
+        on: flag("--on", Route::To(Place::Modal)),
+        timeout: flag("--timeout", Duration::from_secs(5)),
+        ..Selection::of(["train"])
+    };
+    let plan = compile(&config(IMAGES), &selection, &images()).unwrap();
+    let (test, train) = (&plan.jobs[0], &plan.jobs[1]);
+    let origin = |job: &PlannedJob, key: &str| job.provenance.get(key).cloned().unwrap_or_default();
+    assert_eq!(origin(test, "timeout"), "accel.toml:25");
+    assert_eq!(origin(train, "timeout"), "--timeout");
+    assert_eq!(
+        (test.timeout, train.timeout),
+        (Some(Duration::from_secs(1200)), Some(Duration::from_secs(5)))
+    );
+    assert_eq!(origin(test, "env.A"), "[defaults] accel.toml:7");
+    assert_eq!(origin(test, "env.B"), "accel.toml:26");
+    assert_eq!(origin(train, "gpu"), "image cuda, accel.toml:17");
+    assert_eq!(origin(train, "cwd"), "");
+    let env: Vec<(&str, &str)> = test.spec.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(env, [("A", "default"), ("B", "own"), ("C", "own")]);
+    assert!(!test.spec.dotenv[0].required);
+    let rules: Vec<_> = train.routing.rules.iter().map(|rule| (rule.source, rule.origin.as_str())).collect();
+    let expected = [(RuleSource::Forced, "--on"), (RuleSource::Defaults, "[defaults] accel.toml:5")];
+    assert_eq!(rules, expected);
+}
+
+#[test]
+fn every_finding_comes_at_once() {
+    let toml = r#"
+version = 1
+[images.a]
+requirements = ["missing.txt"]
+pyproject = "pyproject.toml"
+[jobs.one]
+image = "a"
+gpu = ["H1000"]
+run = "true"
+[jobs.two]
+image = "a"
+matrix = { gpu = ["L4", "nonsense"] }
+gpu = ["${matrix.gpu}"]
+run = "true"
+"#;
+    let config = load_unchecked(toml);
+    let Some(config) = config else { return };
+    let missing: Files = BTreeMap::from([
+        (PathBuf::from("missing.txt"), Err("no such file".to_owned())),
+        (PathBuf::from("pyproject.toml"), Ok(Arc::from(&b"[tool.x]"[..]))),
+    ]);
+    let findings = compile(&config, &Selection::everything(), &missing).unwrap_err();
+    let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
+    assert!(codes.contains(&"missing-file") && codes.contains(&"bad-pyproject"), "{findings:#?}");
+    assert!(codes.contains(&"bad-gpu"), "{findings:#?}");
+    assert!(findings.iter().all(|finding| finding.location.is_some()));
+    assert_eq!(codes.iter().filter(|code| **code == "missing-file").count(), 1);
+}
+
+#[test]
+fn shown_as_toml_with_origins() {
+    let plan = compile(&config(IMAGES), &Selection::of(["train"]), &images()).unwrap();
+    insta::assert_snapshot!(render(&plan, PlanFormat::Toml), @r#"
+    version = 1
+    project = "sweeper"                         # accel.toml:2
+    requested = ["train"]
+
+    [modal]
+    app = "accel-sweeper"                       # built-in
+
+    [sync]
+    gitignore = true                            # built-in
+    max_size = "300MB"                          # built-in
+
+    [jobs.test]
+    run = "pytest"                              # accel.toml:24
+    cwd = "."                                   # built-in
+    image = "py"                                # accel.toml:23
+    timeout = "20m"                             # accel.toml:25
+    stop_timeout = "10s"                        # built-in
+    dotenv = [".env"]                           # [defaults] accel.toml:6
+    tty = false                                 # built-in
+    pure = false                                # built-in
+    strict = false                              # built-in
+    network = "open"                            # built-in
+
+    [jobs.test.env]
+    A = "default"                               # [defaults] accel.toml:7
+    B = "own"                                   # accel.toml:26
+    C = "own"                                   # accel.toml:26
+
+    [jobs.test.retry]
+    max = 0                                     # built-in
+
+    [[jobs.test.route]]                         # [defaults] accel.toml:5
+    to = "local"
+
+    [jobs.test.watch]
+    debounce = "50ms"                           # built-in
+    on_busy = "restart"                         # built-in
+    stop_signal = "SIGTERM"                     # built-in
+    stop_timeout = "10s"                        # built-in
+    clear = false                               # built-in
+    notify = "never"                            # built-in
+
+    [jobs.train]
+    run = "python train.py"                     # accel.toml:29
+    cwd = "."                                   # built-in
+    needs = ["test"]                            # accel.toml:30
+    image = "cuda"                              # accel.toml:28
+    gpu = ["L4"]                                # image cuda, accel.toml:17
+    timeout = "10m"                             # [defaults] accel.toml:4
+    stop_timeout = "10s"                        # built-in
+    dotenv = [".env"]                           # [defaults] accel.toml:6
+    tty = false                                 # built-in
+    pure = false                                # built-in
+    strict = false                              # built-in
+    network = "open"                            # built-in
+
+    [jobs.train.env]
+    A = "default"                               # [defaults] accel.toml:7
+    B = "default"                               # [defaults] accel.toml:7
+
+    [jobs.train.retry]
+    max = 0                                     # built-in
+
+    [[jobs.train.route]]                        # [defaults] accel.toml:5
+    to = "local"
+
+    [jobs.train.watch]
+    debounce = "50ms"                           # built-in
+    on_busy = "restart"                         # built-in
+    stop_signal = "SIGTERM"                     # built-in
+    stop_timeout = "10s"                        # built-in
+    clear = false                               # built-in
+    notify = "never"                            # built-in
+
+    [images.py]
+    base = "debian_slim"                        # built-in
+    python = "3.11"                             # accel.toml:9
+    workdir = "/workspace"                      # accel.toml:14
+    digest = "4de44429b5121b9454b8ae6b170d1ef64cde50a611952ba7bb78dd5138ee2894"
+
+    [images.py.local]
+    engine = "venv"                             # built-in
+
+    [[images.py.layers]]                        # accel.toml:10
+    apt = ["git"]
+    digest = "037fa910f97e683967cd1aded87e4e7bbb55ec04849991f02db7dac43bd81888"
+
+    [[images.py.layers]]                        # accel.toml:11
+    pip = ["pytest>=8"]
+    requirements = ["ci/requirements.txt"]
+    installer = "uv"
+    digest = "cb403704f1e6fe058b5be9b3163afb7d31323c3806fdc9af36d7f42368ee1f1e"
+
+    [[images.py.layers]]                        # accel.toml:13
+    env = { PYTHONUNBUFFERED = "1" }
+    digest = "64da80cbd0b3a103123f4a485fcef63233c0bb3e2ca7bd750900da4a117ec31d"
+
+    [[images.py.layers]]                        # accel.toml:14
+    workdir = "/workspace"
+    digest = "4de44429b5121b9454b8ae6b170d1ef64cde50a611952ba7bb78dd5138ee2894"
+
+    [images.cuda]
+    base = "debian_slim"                        # built-in
+    python = "3.11"                             # accel.toml:9
+    workdir = "/workspace"                      # accel.toml:14
+    digest = "97d87bf729b95e3752bf7222c1830339621c9e51cf1cb7e9305fcbd4e9d82c65"
+
+    [images.cuda.local]
+    engine = "venv"                             # built-in
+
+    [[images.cuda.layers]]                      # accel.toml:10
+    apt = ["git"]
+    digest = "037fa910f97e683967cd1aded87e4e7bbb55ec04849991f02db7dac43bd81888"
+
+    [[images.cuda.layers]]                      # accel.toml:11
+    pip = ["pytest>=8"]
+    requirements = ["ci/requirements.txt"]
+    installer = "uv"
+    digest = "cb403704f1e6fe058b5be9b3163afb7d31323c3806fdc9af36d7f42368ee1f1e"
+
+    [[images.cuda.layers]]                      # accel.toml:13
+    env = { PYTHONUNBUFFERED = "1" }
+    digest = "64da80cbd0b3a103123f4a485fcef63233c0bb3e2ca7bd750900da4a117ec31d"
+
+    [[images.cuda.layers]]                      # accel.toml:14
+    workdir = "/workspace"
+    digest = "4de44429b5121b9454b8ae6b170d1ef64cde50a611952ba7bb78dd5138ee2894"
+
+    [[images.cuda.layers]]                      # accel.toml:19
+    pip = ["triton"]
+    installer = "uv"
+    digest = "97d87bf729b95e3752bf7222c1830339621c9e51cf1cb7e9305fcbd4e9d82c65"
+    "#);
+}
+
+#[test]
+fn every_format_reads_back_the_same() {
+    let plan = compile(&config(IMAGES), &Selection::everything(), &images()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&render(&plan, PlanFormat::Json)).unwrap();
+    let yaml: serde_json::Value = serde_yaml::from_str(&render(&plan, PlanFormat::Yaml)).unwrap();
+    assert_eq!(json, yaml);
+    let toml: toml::Table = render(&plan, PlanFormat::Toml).parse().unwrap();
+    assert_eq!(toml["jobs"]["test"]["timeout"].as_str(), json["jobs"]["test"]["timeout"].as_str());
+    assert_eq!(toml["jobs"].as_table().unwrap().len(), json["jobs"].as_object().unwrap().len());
+}
+
+/// The tables of `IMAGES` that follow its head, in another order.
+fn shuffled(order: &[usize]) -> String {
+    let (head, rest) = IMAGES.split_once("[images.py]").unwrap();
+    let rest = format!("[images.py]{rest}");
+    let mut tables: Vec<String> = rest.split_inclusive("\n[").map(str::to_owned).collect();
+    // Each piece but the last ends in the next one's opening bracket.
+    let count = tables.len();
+    for (index, table) in tables.iter_mut().enumerate() {
+        if index + 1 < count {
+            table.pop();
+        } else {
+            table.push('\n');
+        }
+        if index > 0 {
+            table.insert(0, '[');
+        }
+    }
+    // The layers of an image stay after it.
+    let layers = tables.remove(2);
+    tables[1].push_str(&layers);
+    let mut text = head.to_owned();
+    order.iter().for_each(|index| text.push_str(&tables[index % tables.len()]));
+    text
+}
+
+#[test]
+fn the_order_of_tables_does_not_show() {
+    let shown = |text: &str| {
+        let plan = compile(&config(text), &Selection::everything(), &images()).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&render(&plan, PlanFormat::Json)).unwrap();
+        // Lines move with their tables.
+        strip_origins(&mut json);
+        json.to_string()
+    };
+    let written = shown(&shuffled(&[0, 1, 2, 3, 4, 5, 6]));
+    assert_eq!(written, shown(&shuffled(&[6, 4, 2, 0, 1, 3, 5])));
+    assert_eq!(written, shown(&shuffled(&[5, 6, 3, 4, 1, 2, 0])));
+}
+
+fn strip_origins(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(table) => {
+            table.retain(|key, _| key != "provenance" && key != "origin");
+            table.values_mut().for_each(strip_origins);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(strip_origins),
+        _ => {}
+    }
+}
+
+/// A configuration that the plan is to refuse; nothing where the configuration's own check refuses it first.
+fn load_unchecked(toml: &str) -> Option<Config> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("accel.toml"), toml).unwrap();
+    let root = folder.path().to_owned();
+    let request = LoadRequest { start: root.clone(), display_base: root, ..LoadRequest::default() };
+    load(&request).ok().map(|loaded| loaded.config)
+}
+
+proptest! {
+    #[test]
+    fn a_matrix_has_the_product_of_its_axes(sizes in prop::collection::vec(1usize..5, 1..4), excluded in 0usize..5) {
+        let axes = sizes.iter().enumerate().map(|(axis, size)| {
+            (format!("a{axis}"), (0..*size).map(|value| value.to_string()).collect())
+        });
+        let exclude = [("a0".to_owned(), excluded.to_string())].into_iter().collect();
+        let matrix = Matrix { axes: axes.collect(), exclude: vec![exclude] };
+        let origin = Origin { layer: Layer::File, location: None };
+        let expanded = select::expand(Some(&Valued { value: matrix, origin }));
+        let product: usize = sizes.iter().product();
+        let without = if excluded < sizes[0] { product / sizes[0] } else { 0 };
+        prop_assert_eq!(expanded.len(), product - without);
+        let unique: std::collections::BTreeSet<_> = expanded.iter().collect();
+        prop_assert_eq!(unique.len(), expanded.len());
+    }
+
+    #[test]
+    fn needs_come_first_in_any_graph(edges in prop::collection::vec((0usize..40, 0usize..40), 0..120), asked in 0usize..40) {
+        let mut needs: Vec<std::collections::BTreeSet<usize>> = vec![Default::default(); 40];
+        for (from, to) in edges.into_iter().filter(|(from, to)| from > to) {
+            needs[from].insert(to);
+        }
+        let mut toml = String::from("version = 1\n");
+        for (job, needs) in needs.iter().enumerate() {
+            let needs: Vec<String> = needs.iter().map(|need| format!("\"j{need}\"")).collect();
+            toml.push_str(&format!("[jobs.j{job}]\nrun = \"true\"\nneeds = [{}]\n", needs.join(", ")));
+        }
+        let plan = compiled(&toml, &[&format!("j{asked}")]);
+        for (index, job) in plan.jobs.iter().enumerate() {
+            prop_assert!(job.needs.iter().all(|need| *need < index));
+        }
+        let mut reached = std::collections::BTreeSet::from([asked]);
+        let mut open = vec![asked];
+        while let Some(job) = open.pop() {
+            open.extend(needs[job].iter().filter(|need| reached.insert(**need)));
+        }
+        let planned: std::collections::BTreeSet<usize> =
+            plan.jobs.iter().map(|job| job.name[1..].parse().unwrap()).collect();
+        prop_assert_eq!(planned, reached);
+        prop_assert_eq!(plan.jobs.last().unwrap().id.as_str(), format!("j{asked}"));
+    }
+}
+
+#[test]
+fn a_chain_as_long_as_the_file_fits() {
+    let mut toml = String::from("version = 1\n[jobs.j0]\nrun = \"true\"\n");
+    for job in 1..5000 {
+        toml.push_str(&format!("[jobs.j{job}]\nrun = \"true\"\nneeds = [\"j{}\"]\n", job - 1));
+    }
+    let config = config(&toml);
+    let plan = compile(&config, &Selection::of(["j4999"]), &Files::new()).unwrap();
+    assert_eq!(plan.jobs.len(), 5000);
+    assert!(Path::new(&plan.root).is_absolute());
+    assert_eq!(compile(&config, &Selection::of(["j0"]), &Files::new()).unwrap().jobs.len(), 1);
+}
