@@ -22,6 +22,26 @@ use crate::route::{self, Decision, FactValue, Facts};
 /// `nvidia-smi` can take seconds where the driver sleeps.
 const GPU_LIMIT: Duration = Duration::from_secs(10);
 
+/// The system that accel was built for.
+const OS: &str = if cfg!(target_os = "macos") {
+    "macos"
+} else if cfg!(target_os = "windows") {
+    "windows"
+} else if cfg!(target_os = "linux") {
+    "linux"
+} else {
+    "other"
+};
+
+/// The processor that accel was built for, by the kernel's names.
+const ARCH: &str = if cfg!(target_arch = "x86_64") {
+    "x86_64"
+} else if cfg!(target_arch = "aarch64") {
+    "aarch64"
+} else {
+    "other"
+};
+
 /// What facts are gathered from.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -115,8 +135,8 @@ impl Gatherer {
             Fact::Branch => git::branch(&surroundings.root).map_or_else(FactValue::Unknown, FactValue::Text),
             Fact::Ci => FactValue::Is(is_ci(surroundings.variable("CI"))),
             Fact::Caller => FactValue::Text(surroundings.caller.to_owned()),
-            Fact::Os => FactValue::Text(std::env::consts::OS.to_owned()),
-            Fact::Arch => FactValue::Text(std::env::consts::ARCH.to_owned()),
+            Fact::Os => FactValue::Text(OS.to_owned()),
+            Fact::Arch => FactValue::Text(ARCH.to_owned()),
             Fact::Attempt => FactValue::Count(1.0),
             Fact::P50 | Fact::P90 | Fact::Runs => FactValue::Unknown("no run is recorded yet".to_owned()),
             Fact::Cost | Fact::Warm | Fact::SyncBytes | Fact::ModalReady => {
