@@ -70,12 +70,21 @@ impl Lock {
 
     /// Becomes the one holder, however long it takes. After [`SILENT_WAIT`] it says who holds the lock.
     pub async fn exclusive(path: &Path, waiting: Waiting<'_>) -> Result<Self, FileError> {
+        Self::wait(path, waiting, || Self::try_exclusive(path)).await
+    }
+
+    /// Waits for what the lock file guards until an attempt succeeds.
+    pub async fn wait<T>(
+        path: &Path,
+        waiting: Waiting<'_>,
+        mut attempt: impl FnMut() -> Result<Option<T>, FileError>,
+    ) -> Result<T, FileError> {
         let began = Instant::now();
         let mut pause = PAUSES.0;
         let mut silent = true;
         loop {
-            if let Some(lock) = Self::try_exclusive(path)? {
-                return Ok(lock);
+            if let Some(won) = attempt()? {
+                return Ok(won);
             }
             if silent && began.elapsed() >= SILENT_WAIT {
                 silent = false;

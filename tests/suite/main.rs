@@ -8,3 +8,4 @@ mod world;
 
 mod cli_basics;
 mod config_load;
+mod environment;

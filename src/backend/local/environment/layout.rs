@@ -94,13 +94,16 @@ impl Site {
             Ok(None) => return None,
             Err(_) => None,
         };
-        let last_use = self.last_use()?;
-        // The interpreter is a link to one that may have been uninstalled since.
-        self.python().metadata().ok()?;
+        let last_use = self.last_use().filter(|_| self.ready())?;
         if last_use.elapsed().is_ok_and(|age| age > TOUCH_AFTER) {
             self.touch();
         }
         Some(lock)
+    }
+
+    /// Complete, and its interpreter, a link to one that may have been uninstalled since, is still there.
+    pub fn ready(&self) -> bool {
+        self.last_use().is_some() && self.python().exists()
     }
 
     /// Modification time of the marker; `None` when the environment is not complete.

@@ -81,18 +81,13 @@ impl UvEnvironments {
         self.open_cache(&request, site)?;
         let mut again = again;
         loop {
-            let lock = lock(&mut request, site).await?;
-            // Somebody else may have built it while this one waited.
-            if again || site.last_use().is_none() || site.python().metadata().is_err() {
-                self.build_locked(&request, recipe, site, &lock).await?;
-                again = false;
-                self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner).insert(recipe.key);
-            }
-            // Between this and the next line a prune may come in: then once more.
-            drop(lock);
-            if let Some(lock) = site.enter() {
-                return Ok(prepared(site, lock));
-            }
+            let lock = match enter_or_lock(&mut request, site, again).await? {
+                Turn::Enter(lock) => return Ok(prepared(site, lock)),
+                Turn::Build(lock) => lock,
+            };
+            self.build_locked(&request, recipe, site, &lock).await?;
+            again = false;
+            self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner).insert(recipe.key);
         }
     }
 
@@ -136,11 +131,30 @@ impl Environments for UvEnvironments {
     }
 }
 
-async fn lock(request: &mut PrepareRequest<'_>, site: &Site) -> Result<Lock, Failure> {
+/// Whose turn it is.
+enum Turn {
+    /// It is complete: to be used, with the lock that says so where locks work.
+    Enter(Option<Lock>),
+    /// It is absent, and this accel builds it.
+    Build(Lock),
+}
+
+/// Waits until the environment is complete or may be built. Never for the exclusive lock alone: those who use
+/// what somebody else built meanwhile may keep theirs for long.
+async fn enter_or_lock(request: &mut PrepareRequest<'_>, site: &Site, again: bool) -> Result<Turn, Failure> {
     let what = format!("the environment of image `{}`", request.image.name);
     let waiting = Waiting { what: &what, emitter: request.emitter, job: Some(request.job) };
+    let attempt = || match (again, site.enter()) {
+        (false, Some(lock)) => Ok(Some(Turn::Enter(lock))),
+        (_, entered) => {
+            drop(entered);
+            let lock = Lock::try_exclusive(&site.lock)?;
+            // Somebody may have completed it between the look and the lock: then look again.
+            Ok(lock.filter(|_| again || !site.ready()).map(Turn::Build))
+        }
+    };
     tokio::select! {
-        lock = Lock::exclusive(&site.lock, waiting) => lock.map_err(|error| {
+        turn = Lock::wait(&site.lock, waiting, attempt) => turn.map_err(|error| {
             Failure::new(Cause::Image, format!("image `{}`: {error}", request.image.name))
                 .help("set ACCEL_CACHE_DIR to a directory that you can write to, on a disk that has file locks")
         }),

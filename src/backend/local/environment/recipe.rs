@@ -111,7 +111,7 @@ impl Recipe {
         image_env: &IndexMap<String, String>,
         root: &Path,
     ) -> Result<(), FileError> {
-        let Some(kind) = self.kind(&layer.step, root)? else { return Ok(()) };
+        let Some(kind) = self.kind(&layer.step, root)?.filter(|kind| !kind.is_empty()) else { return Ok(()) };
         self.force_build |= layer.force_build;
         let mut env = image_env.clone();
         env.extend(layer.env.clone());
@@ -195,8 +195,8 @@ impl Recipe {
     /// `python 3.12, 3 packages`: what is about to be made, for people.
     pub fn summary(&self) -> String {
         let python = self.python.as_deref().map_or_else(|| "python".to_owned(), |v| format!("python {v}"));
-        let sources: Vec<String> = self.actions.iter().map(|action| action.kind.summary()).collect();
-        format!("{python}, {}", sources.join(", "))
+        let sources = self.actions.iter().map(|action| action.kind.summary());
+        std::iter::once(python).chain(sources).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -226,6 +226,11 @@ impl Action {
 }
 
 impl ActionKind {
+    /// A project without dependencies, say: installers refuse to install nothing.
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Install { packages, requirements, .. } if packages.is_empty() && requirements.is_empty())
+    }
+
     /// Contents of lock files enter as text; everything else as its debug form.
     fn key_text(&self) -> String {
         let contents = |file: &FileRef| String::from_utf8_lossy(&file.contents).into_owned();
