@@ -70,11 +70,11 @@ impl Gpu {
         if kind.is_empty() {
             return Err(GpuError::Empty);
         }
-        let kind = kind.to_uppercase();
-        if !GPU_KINDS.contains(&kind.as_str()) {
-            return Err(GpuError::UnknownKind { nearest: nearest(&kind, GPU_KINDS), kind });
+        let upper = kind.to_uppercase();
+        if !GPU_KINDS.contains(&upper.as_str()) {
+            return Err(GpuError::UnknownKind { nearest: nearest(kind, GPU_KINDS), kind: kind.to_owned() });
         }
-        Ok(Self { kind, count })
+        Ok(Self { kind: upper, count })
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         check("", "empty GPU name", "Modal offers T4");
         check(":2", "empty GPU name", "Modal offers T4");
         check("H1000", "unknown GPU `H1000`", "did you mean \"H100\"?");
-        check("voodoo-graphics", "unknown GPU `VOODOO-GRAPHICS`", "Modal offers");
+        check("voodoo-graphics", "unknown GPU `voodoo-graphics`", "Modal offers");
         check("L4:0", "`0` is no number of GPUs", "from 1 to 8");
         check("L4:9", "`9` is no number of GPUs", "from 1 to 8");
         check("L4:x", "`x` is no number of GPUs", "from 1 to 8");

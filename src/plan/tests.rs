@@ -270,7 +270,6 @@ requirements = ["missing.txt"]
 pyproject = "pyproject.toml"
 [jobs.one]
 image = "a"
-gpu = ["H1000"]
 run = "true"
 [jobs.two]
 image = "a"
@@ -278,18 +277,19 @@ matrix = { gpu = ["L4", "nonsense"] }
 gpu = ["${matrix.gpu}"]
 run = "true"
 "#;
-    let config = load_unchecked(toml);
-    let Some(config) = config else { return };
+    let config = config(toml);
     let missing: Files = BTreeMap::from([
         (PathBuf::from("missing.txt"), Err("no such file".to_owned())),
         (PathBuf::from("pyproject.toml"), Ok(Arc::from(&b"[tool.x]"[..]))),
     ]);
     let findings = compile(&config, &Selection::everything(), &missing).unwrap_err();
-    let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
-    assert!(codes.contains(&"missing-file") && codes.contains(&"bad-pyproject"), "{findings:#?}");
-    assert!(codes.contains(&"bad-gpu"), "{findings:#?}");
+    let shown = findings.iter().map(|f| format!("{}: {} | {}", f.code, f.message, f.help.join("; ")));
+    insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @"
+    missing-file: cannot read `missing.txt`: no such file | paths are relative to the folder of accel.toml: create the file or correct the path
+    bad-pyproject: `pyproject.toml` has no [project] table | declare `dependencies` under [project], or list the packages under `pip`
+    bad-gpu: unknown GPU `nonsense` | Modal offers T4, L4, A10, A10G, L40S, A100, A100-40GB, A100-80GB, RTX-PRO-6000, H100, H100!, H200, H200!, B200, B200+, B300
+    ");
     assert!(findings.iter().all(|finding| finding.location.is_some()));
-    assert_eq!(codes.iter().filter(|code| **code == "missing-file").count(), 1);
 }
 
 #[test]
@@ -432,6 +432,25 @@ fn shown_as_toml_with_origins() {
 }
 
 #[test]
+fn credentials_within_addresses_are_not_shown() {
+    let toml = r#"
+version = 1
+[images.py]
+pip = ["git+https://token@example.org/x.git", "rich"]
+index_url = "https://user:hush@example.org/simple"
+[jobs.test]
+image = "py"
+run = "true"
+"#;
+    let plan = compiled(toml, &["test"]);
+    for format in [PlanFormat::Toml, PlanFormat::Json, PlanFormat::Yaml] {
+        let text = render(&plan, format);
+        assert!(text.contains("https://***@example.org/simple"), "{text}");
+        assert!(!text.contains("hush") && !text.contains("token@"), "{text}");
+    }
+}
+
+#[test]
 fn every_format_reads_back_the_same() {
     let plan = compile(&config(IMAGES), &Selection::everything(), &images()).unwrap();
     let json: serde_json::Value = serde_json::from_str(&render(&plan, PlanFormat::Json)).unwrap();
@@ -490,15 +509,6 @@ fn strip_origins(value: &mut serde_json::Value) {
         serde_json::Value::Array(items) => items.iter_mut().for_each(strip_origins),
         _ => {}
     }
-}
-
-/// A configuration that the plan is to refuse; nothing where the configuration's own check refuses it first.
-fn load_unchecked(toml: &str) -> Option<Config> {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("accel.toml"), toml).unwrap();
-    let root = folder.path().to_owned();
-    let request = LoadRequest { start: root.clone(), display_base: root, ..LoadRequest::default() };
-    load(&request).ok().map(|loaded| loaded.config)
 }
 
 proptest! {

@@ -17,7 +17,7 @@ pub fn image_view(image: &ImageSpec, provenance: &BTreeMap<String, String>) -> V
         _ => Some(image.python.clone().unwrap_or_else(|| DEFAULT_PYTHON.to_owned())),
     };
     let own = provenance.iter().filter_map(|(key, origin)| Some((key.strip_prefix("image.")?, origin)));
-    json!({
+    let mut view = json!({
         "base": base,
         "python": python,
         "workdir": image.workdir,
@@ -26,7 +26,35 @@ pub fn image_view(image: &ImageSpec, provenance: &BTreeMap<String, String>) -> V
         "local": { "engine": engine_name(image.local.engine), "run": image.local.run },
         "layers": image.layers.iter().map(layer_view).collect::<Vec<_>>(),
         "provenance": own.collect::<BTreeMap<_, _>>(),
-    })
+    });
+    mask(&mut view);
+    view
+}
+
+/// Hides user names and passwords within addresses: package indexes often want them.
+fn mask(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some(masked) = masked(text) {
+                *text = masked;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(mask),
+        Value::Object(table) => table.values_mut().for_each(mask),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn masked(text: &str) -> Option<String> {
+    let (before, rest) = text.split_once("://")?;
+    let host_end = rest.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(host_end);
+    let path = masked(path).unwrap_or_else(|| path.to_owned());
+    let authority = match authority.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None => authority.to_owned(),
+    };
+    Some(format!("{before}://{authority}{path}"))
 }
 
 fn base_view(base: &BaseSpec) -> Value {
