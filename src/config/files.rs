@@ -44,6 +44,22 @@ pub fn read(request: &LoadRequest) -> Read {
     files.read
 }
 
+/// One text on its own.
+pub fn read_text(name: &str, text: &str) -> Read {
+    let mut files = Files { display_base: PathBuf::new(), read: Read::default(), open: Vec::new() };
+    if text.len() as u64 > MAX_FILE_SIZE {
+        files.report(files.too_large(name, None));
+        return files.read;
+    }
+    let Some(mut keys) = files.document(Path::new(name), text.into(), &Layer::File) else {
+        return files.read;
+    };
+    keys.extends = None;
+    files.read.keys = keys;
+    files.read.root = Some(PathBuf::from("."));
+    files.read
+}
+
 /// The folder of a file; `.` for a bare name.
 fn folder(path: &Path) -> PathBuf {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
@@ -106,18 +122,8 @@ impl Files {
             return None;
         }
         let text = self.text(&path, named_at)?;
-        let source = self.read.sources.add_file(self.shown(&path), &path, Arc::clone(&text));
-        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        let parsed = if is_yaml { tree::parse_yaml(source, &text) } else { tree::parse_toml(source, &text) };
-        self.read.diagnostics.extend(parsed.diagnostics);
-        let mut reader = Reader::new(layer.clone());
-        let keys = DocumentKeys::decode(&parsed.root, &mut reader);
-        super::reader::find_credentials(&parsed.root, &mut reader);
-        self.read.diagnostics.append(&mut reader.diagnostics);
-        self.read.placeholders.append(&mut reader.placeholders);
-        let mut keys = keys?;
-        let extends = keys.extends.take();
-        let Some(extends) = extends else { return Some(keys) };
+        let mut keys = self.document(&path, text, &layer)?;
+        let Some(extends) = keys.extends.take() else { return Some(keys) };
         if layer == Layer::Local {
             self.report(
                 Diagnostic::error(codes::CONTRADICTION, format!("{LOCAL_FILE_NAME} cannot extend"))
@@ -134,6 +140,20 @@ impl Files {
         merged.overlay(keys);
         prepend_routes(&mut merged, own_routes);
         Some(merged)
+    }
+
+    /// The keys of one text.
+    fn document(&mut self, path: &Path, text: Arc<str>, layer: &Layer) -> Option<DocumentKeys> {
+        let source = self.read.sources.add_file(self.shown(path), path, Arc::clone(&text));
+        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let parsed = if is_yaml { tree::parse_yaml(source, &text) } else { tree::parse_toml(source, &text) };
+        self.read.diagnostics.extend(parsed.diagnostics);
+        let mut reader = Reader::new(layer.clone());
+        let keys = DocumentKeys::decode(&parsed.root, &mut reader);
+        super::reader::find_credentials(&parsed.root, &mut reader);
+        self.read.diagnostics.append(&mut reader.diagnostics);
+        self.read.placeholders.append(&mut reader.placeholders);
+        keys
     }
 
     fn extended(&mut self, path: &Path, names: Vec<Placed<super::grammar::Plain>>) -> Option<DocumentKeys> {
@@ -168,6 +188,12 @@ impl Files {
         self.report(found);
     }
 
+    fn too_large(&self, shown: &str, named_at: Option<Location>) -> Diagnostic {
+        Diagnostic::error(codes::TOO_LARGE, format!("{shown} is larger than {MAX_FILE_SIZE} bytes"))
+            .at(named_at)
+            .help("split it with `extends`")
+    }
+
     fn text(&mut self, path: &Path, named_at: Option<Location>) -> Option<Arc<str>> {
         let shown = self.shown(path);
         let failed = |message: String| {
@@ -175,6 +201,10 @@ impl Files {
                 .at(named_at)
                 .help("check the path and who may read it")
         };
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            self.report(failed(format!("{shown} is not a file")));
+            return None;
+        }
         let mut bytes = Vec::new();
         let outcome =
             fs::File::open(path).and_then(|file| file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes));
@@ -183,14 +213,7 @@ impl Files {
             return None;
         }
         if bytes.len() as u64 > MAX_FILE_SIZE {
-            self.report(
-                Diagnostic::error(
-                    codes::TOO_LARGE,
-                    format!("{shown} is larger than {} bytes", MAX_FILE_SIZE),
-                )
-                .at(named_at)
-                .help("split it with `extends`"),
-            );
+            self.report(self.too_large(&shown, named_at));
             return None;
         }
         match String::from_utf8(bytes) {
@@ -210,7 +233,10 @@ impl Files {
 }
 
 /// Rules of a stronger layer come before those of a weaker one.
-fn prepend_routes(keys: &mut DocumentKeys, stronger: Option<Valued<Vec<super::grammar::SharedRouteKeys>>>) {
+fn prepend_routes(
+    keys: &mut DocumentKeys,
+    stronger: Option<Valued<Vec<Placed<super::grammar::SharedRouteKeys>>>>,
+) {
     let Some(mut stronger) = stronger else { return };
     if let Some(weaker) = keys.route.take() {
         stronger.value.extend(weaker.value);

@@ -65,7 +65,16 @@ pub struct LoadError {
 
 /// Reads, merges and checks the configuration.
 pub fn load(request: &LoadRequest) -> Result<Loaded, LoadError> {
-    let mut read = files::read(request);
+    merge_and_check(files::read(request), request)
+}
+
+/// Checks one text on its own, as an editor would: without what it extends and without accel.local.toml.
+/// `name` ends in `.yaml` or `.yml` for YAML.
+pub fn load_text(name: &str, text: &str) -> Result<Loaded, LoadError> {
+    merge_and_check(files::read_text(name, text), &LoadRequest::default())
+}
+
+fn merge_and_check(mut read: files::Read, request: &LoadRequest) -> Result<Loaded, LoadError> {
     let Some(root) = read.root.take() else {
         return Err(LoadError { sources: read.sources, diagnostics: ordered(read.diagnostics) });
     };
@@ -101,10 +110,25 @@ fn override_jobs(config: &mut Config, overrides: &variables::Overrides) {
     }
 }
 
+/// A key is not missing where what was written for it could not be read. `all` is in the order of places.
+fn is_follow_up(finding: &Diagnostic, all: &[Diagnostic]) -> bool {
+    let (codes::MISSING_KEY, Some(table)) = (finding.code, finding.location) else { return false };
+    let start = (table.source, table.start);
+    let from = all.partition_point(|other| other.location.is_none_or(|at| (at.source, at.start) < start));
+    all[from..]
+        .iter()
+        .map_while(|other| {
+            Some((other, other.location.filter(|at| at.source == table.source && at.start <= table.end)?))
+        })
+        .any(|(other, at)| other.code != codes::MISSING_KEY && at.end <= table.end)
+}
+
 /// By place, so that the order does not depend on which stage found what; what has no place comes first.
 fn ordered(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.sort_by_key(|diagnostic| diagnostic.location);
     diagnostics.dedup();
+    let all = diagnostics.clone();
+    diagnostics.retain(|finding| !is_follow_up(finding, &all));
     diagnostics
 }
 

@@ -7,5 +7,6 @@
 mod world;
 
 mod cli_basics;
+mod config_diagnostics;
 mod config_load;
 mod environment;

@@ -64,12 +64,18 @@ fn closed<'a>(
 }
 
 /// `a → b → a`, with every edge shown.
-pub fn diagnostic(circle: &[(&str, Option<Location>)], kind: &str, verb: &str, help: &str) -> Diagnostic {
+/// `verb` for one and for several: `needs`, `need`.
+pub fn diagnostic(
+    circle: &[(&str, Option<Location>)],
+    kind: &str,
+    (verb, plural): (&str, &str),
+    help: &str,
+) -> Diagnostic {
     let mut names: Vec<&str> = circle.iter().map(|(name, _)| *name).collect();
     names.extend(circle.first().map(|(name, _)| *name));
     let message = match circle {
         [(name, _)] => format!("{kind} `{name}` {verb} itself"),
-        _ => format!("{kind}s {verb} each other in a circle: {}", names.join(" → ")),
+        _ => format!("{kind}s {plural} each other in a circle: {}", names.join(" → ")),
     };
     let mut found = Diagnostic::error(codes::CYCLE, message).help(help);
     for (at, (name, location)) in circle.iter().enumerate() {

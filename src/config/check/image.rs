@@ -39,7 +39,7 @@ impl Checker {
             .collect();
         for circle in cycles::find(images.keys().map(String::as_str), &graph) {
             let help = "give one of them a `base` instead of `from`";
-            self.report(cycles::diagnostic(&circle, "image", "builds on", help));
+            self.report(cycles::diagnostic(&circle, "image", ("builds on", "build on"), help));
         }
     }
 

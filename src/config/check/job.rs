@@ -69,7 +69,12 @@ impl Checker {
         let circles = cycles::find(order.iter().map(String::as_str), &graph);
         let circular: HashSet<&str> = circles.iter().flatten().map(|(name, _)| *name).collect();
         for circle in &circles {
-            self.report(cycles::diagnostic(circle, "job", "extends", "remove `extends` from one of them"));
+            self.report(cycles::diagnostic(
+                circle,
+                "job",
+                ("extends", "extend"),
+                "remove `extends` from one of them",
+            ));
         }
         let mut done: HashSet<&str> = circular;
         for name in bases.keys() {
@@ -378,7 +383,7 @@ impl Checker {
             .collect();
         for circle in cycles::find(jobs.keys().map(String::as_str), &graph) {
             let help = "remove one of these needs: no order can satisfy them all";
-            self.report(cycles::diagnostic(&circle, "job", "needs", help));
+            self.report(cycles::diagnostic(&circle, "job", ("needs", "need"), help));
         }
     }
 

@@ -35,7 +35,11 @@ pub struct Checker {
     jobs: Names,
     images: Names,
     placeholders: Vec<Placeholder>,
+    suggestions_left: usize,
 }
+
+/// Most unknown names that a near one is looked for: the search goes over all names.
+const MAX_SUGGESTIONS: usize = 50;
 
 /// Checks everything; `sources` is handed on into the configuration.
 pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (Config, Vec<Diagnostic>) {
@@ -46,6 +50,7 @@ pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (C
         jobs: jobs.entries.iter().map(|(name, entry)| (name.clone(), entry.key_location)).collect(),
         images: images.entries.iter().map(|(name, entry)| (name.clone(), entry.key_location)).collect(),
         placeholders: context.placeholders,
+        suggestions_left: MAX_SUGGESTIONS,
     };
     let images = checker.images(images);
     let mut defaults = keys.defaults.take().map(|keys| *keys.value).unwrap_or_default();
@@ -124,10 +129,18 @@ impl Checker {
         location: impl Into<Option<Location>>,
         known: impl Fn(&Self) -> &Names,
     ) {
+        self.suggestions_left = self.suggestions_left.saturating_sub(1);
+        if self.suggestions_left == 0 {
+            let help = format!("define `[{kind}s.{name}]`, or name another {kind}");
+            self.report(Diagnostic::error(code, format!("unknown {kind} `{name}`")).at(location).help(help));
+            return;
+        }
         let mut names: Vec<&str> = known(self).keys().map(String::as_str).collect();
         names.sort_unstable();
         let found = Diagnostic::error(code, format!("unknown {kind} `{name}`")).at(location);
-        let found = match nearest(name, names.iter().copied()) {
+        // Any two names of a letter are near each other.
+        let near = nearest(name, names.iter().copied()).filter(|_| name.chars().count() > 2);
+        let found = match near {
             Some(near) => found.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")),
             None if names.is_empty() => found.help(format!("define `[{kind}s.{name}]`")),
             None if names.len() > 20 => {

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use super::{Checker, place};
 use crate::base::compare::Operator;
 use crate::config::codes;
-use crate::config::grammar::{RouteValue, RuleKeys, SharedRouteKeys, smallest};
+use crate::config::grammar::{Placed, RouteValue, RuleKeys, SharedRouteKeys, smallest};
 use crate::config::model::{Condition, Fact, FactTest, Job, Route, Rule, RuleTarget, SharedRule, Valued};
 use crate::diag::{Diagnostic, Location};
 
@@ -37,7 +37,7 @@ impl Checker {
 
     pub(super) fn shared_routes(
         &mut self,
-        entries: Vec<SharedRouteKeys>,
+        entries: Vec<Placed<SharedRouteKeys>>,
         jobs: &IndexMap<String, Job>,
     ) -> Vec<SharedRule> {
         let labels: HashSet<&str> = jobs
@@ -46,9 +46,7 @@ impl Checker {
             .map(String::as_str)
             .collect();
         let mut shared: Vec<SharedRule> = Vec::new();
-        for entry in entries {
-            let at = entry.locations().into_iter().map(|(_, at)| at).min_by_key(|at| at.start);
-            let Some(at) = at else { continue };
+        for Placed { value: entry, location: at } in entries {
             let jobs_at = entry.jobs.as_ref().and_then(place);
             let labels_at = entry.labels.as_ref().and_then(place);
             let globs: Vec<String> = entry

@@ -37,7 +37,7 @@ keys! {
         /// What can be run.
         jobs: Map<ItemName, Box<JobKeys>>,
         /// Shared rules; a job's own rules come first.
-        route: Vec<SharedRouteKeys>,
+        route: Vec<Placed<SharedRouteKeys>>,
         /// What runs may cost.
         budget: BudgetKeys,
         /// What agents may do through `accel mcp`.

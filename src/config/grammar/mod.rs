@@ -11,7 +11,10 @@ mod image;
 mod job;
 mod job_values;
 mod leaf;
+mod name;
+mod path;
 mod route;
+mod word;
 
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
@@ -28,7 +31,9 @@ pub use image::{
 };
 pub use job::{EscalateKeys, FallbackKeys, JobKeys, NetworkKeys, RetryKeys, ShardKeys, WatchKeys};
 pub use job_values::{GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue};
-pub use leaf::*;
+pub use leaf::{Cores, Factor, Memory, OrLimit, Plain, Port, Scalar, Text, Whole, number};
+pub use name::{AnyKey, ItemName, MountPath, ObjectName, VariableName};
+pub use path::{NameGlob, PathGlob, ProjectPath, glob_problem};
 pub use route::{RouteValue, RuleKeys, SharedRouteKeys, smallest};
 
 /// A type that a value of accel.toml can be.
@@ -189,7 +194,9 @@ impl<T: Grammar> Grammar for Vec<T> {
         let Value::List(items) = &node.value else {
             return T::decode(node, reader).map(|item| vec![item]);
         };
-        Some(items.iter().filter_map(|item| T::decode(item, reader)).collect())
+        let decoded: Self = items.iter().filter_map(|item| T::decode(item, reader)).collect();
+        // A list of which nothing could be read says nothing; it was not meant to be empty.
+        (items.is_empty() || !decoded.is_empty()).then_some(decoded)
     }
 
     fn schema(definitions: &mut Definitions) -> Json {

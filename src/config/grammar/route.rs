@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{Definitions, Grammar, NameGlob, Plain, glob_problem, keys, leaf::unknown_word};
+use super::{Definitions, Grammar, NameGlob, Plain, glob_problem, keys, word::unknown_word};
 use crate::base::compare::Operator;
 use crate::base::duration::{DURATION_HELP, parse_duration};
 use crate::base::money::{Dollars, MONEY_HELP};

@@ -20,10 +20,18 @@ pub fn parse(source: SourceId, text: &str) -> Parsed<'_> {
 fn syntax(source: SourceId, text: &str, error: &toml::de::Error) -> Diagnostic {
     let span = error.span().unwrap_or(text.len()..text.len());
     let (code, message, help) = match error.message() {
-        "duplicate key" => (codes::DUPLICATE, "duplicate key".to_owned(), "keep one of the two"),
+        "duplicate key" => {
+            let key = text.get(span.clone()).unwrap_or_default();
+            (codes::DUPLICATE, format!("duplicate key `{key}`"), "keep one of the two, or join them")
+        }
         message => (codes::SYNTAX, message.to_owned(), "see https://toml.io for the syntax of TOML"),
     };
     Diagnostic::error(code, message).at(Location::new(source, span)).help(help)
+}
+
+/// What the parser puts in place of a value that is not there; the syntax error has been reported.
+fn is_missing(node: &Spanned<DeValue<'_>>) -> bool {
+    node.span().is_empty() && !matches!(node.get_ref(), DeValue::Table(_) | DeValue::Array(_))
 }
 
 struct Builder<'t> {
@@ -36,6 +44,9 @@ impl<'t> Builder<'t> {
     fn table(&mut self, table: DeTable<'t>, depth: usize) -> Vec<Entry<'t>> {
         let mut entries = Vec::with_capacity(table.len());
         for (key, node) in table {
+            if is_missing(&node) {
+                continue;
+            }
             let key_location = Location::new(self.source, key.span());
             let node = self.node(node, key_location, depth + 1);
             entries.push(Entry { key: key.into_inner(), key_location, node });
