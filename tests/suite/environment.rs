@@ -473,3 +473,77 @@ fn an_image_without_a_python_says_which_one_it_got() {
         .any(|event| matches!(event, Event::Notice { level: Level::Warning, code: "other-python", .. }));
     assert_eq!(noticed, version != accel::plan::DEFAULT_PYTHON);
 }
+
+/// Names the project folder of a build that [`victim`] makes in a process of its own.
+const VICTIM: &str = "ACCEL_TEST_VICTIM";
+
+/// Not a test by itself: the process that `a_build_killed_half_way_is_built_anew` kills.
+#[test]
+fn victim() {
+    let Some(root) = std::env::var_os(VICTIM).map(PathBuf::from) else {
+        eprintln!("only runs for a_build_killed_half_way_is_built_anew");
+        return;
+    };
+    let variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    let host = Host {
+        directories: Directories::resolve(|name| std::env::var_os(name), Path::new("/"), &root, 0),
+        network: NetworkSettings::default(),
+        supervisor: Supervisor::new(Ownership::Shared),
+        variables,
+    };
+    let image = image(vec![pip(&["alpha"], vec![])]);
+    let (emitter, _receiver) = channel();
+    let (job, cancel) = (JobId::new("victim"), CancelSource::default());
+    let request =
+        PrepareRequest { image: &image, root: &root, job: &job, emitter: &emitter, cancel: cancel.watch() };
+    let _ = block_on(UvEnvironments::new(host).make(request, Freshness::Ready));
+    panic!("it was to be killed");
+}
+
+#[test]
+fn a_build_killed_half_way_is_built_anew() {
+    let home = Home::new().wheel("alpha", "1.0");
+    let real = fs::read_dir(home.cache().join("tools/uv"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("uv"))
+        .find(|uv| uv.is_file())
+        .unwrap();
+    let bin = home.folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let (started, gate) = (bin.join("started"), bin.join("gate"));
+    assert!(std::process::Command::new("mkfifo").args([&started, &gate]).status().unwrap().success());
+    // Installing, it says so and stands still until it is let go.
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = pip ]; then echo > '{}'; read line < '{}'; fi\nexec '{}' \"$@\"\n",
+        started.display(),
+        gate.display(),
+        real.display()
+    );
+    fs::write(bin.join("uv"), script).unwrap();
+    fs::set_permissions(bin.join("uv"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = home.variables[std::ffi::OsStr::new("PATH")].clone();
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "environment::victim", "--nocapture"])
+        .env_clear()
+        .envs(&home.variables)
+        .env("PATH", std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path))).unwrap())
+        .env(VICTIM, home.root())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    fs::read(&started).unwrap();
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+
+    let image = image(vec![pip(&["alpha"], vec![])]);
+    let debris = of_image(&image, &home.root(), &home.cache()).unwrap();
+    assert!(debris.path.exists() && !debris.complete);
+    let lock = debris.path.with_extension("lock");
+    let attempt = accel::store::Lock::try_exclusive(&lock).unwrap();
+    assert!(attempt.is_none(), "the installer outlives its accel, and the lock with it");
+    fs::write(&gate, "go\n").unwrap();
+
+    let prepared = ready(block_on(home.prepare(&image)));
+    assert_eq!(home.python(&prepared, "import alpha; print(alpha.VERSION)"), "1.0");
+}
