@@ -25,9 +25,25 @@ pub struct Leftover {
     pub name: String,
     /// Whether it stayed in the leader's process group.
     pub(super) in_group: bool,
+    pub(super) state: LeftoverState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeftoverState {
+    /// Running, or waiting for a processor.
+    Runnable,
+    Waiting,
+    /// On its way out by itself; its files may be closed already.
+    Exiting,
 }
 
 impl Leftover {
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// A number that changes whenever the process or a child that it waited for does something; `None` when it
     /// does not hold accel's own stdout or stderr, or where that cannot be known.
     pub(super) fn activity_on_own_output(&self) -> Option<u64> {
@@ -58,23 +74,13 @@ impl Started {
         }
     }
 
-    /// Signals what is left of the group once the leader has been reaped. The group's id is safe to use: a
-    /// leftover within it keeps it taken, and a leftover stays until accel reaps it.
+    /// Signals what is left once the leader has been reaped, with all of its group. The group's id is safe to
+    /// use: a leftover within it keeps it taken, and a leftover stays until accel reaps it.
     pub(super) fn signal_leftovers(&self, leftovers: &[Leftover], signal: Signal) {
         if leftovers.iter().any(|leftover| leftover.in_group) {
             self.signal_group(signal);
         }
-        if signal != Signal::KILL {
-            return;
-        }
-        for pid in leftovers.iter().filter_map(|leftover| Pid::from_raw(leftover.pid)) {
-            let _ = kill_process(pid, signal);
-        }
-    }
-
-    /// Reaps those of `killed` that are dead by now.
-    pub(super) fn reap(&self, killed: &[Leftover]) {
-        killed.iter().filter_map(|leftover| Pid::from_raw(leftover.pid)).for_each(reap);
+        leftovers.iter().filter(|leftover| !leftover.in_group).for_each(|leftover| leftover.signal(signal));
     }
 
     /// The living descendants that are children of accel's by now; dead ones are reaped. The leader must have
@@ -90,11 +96,21 @@ impl Started {
             let alive = rustix::process::test_kill_process_group(self.group).is_ok();
             let name = "process group".to_owned();
             alive
-                .then(|| Leftover { pid: self.group.as_raw_nonzero().get(), name, in_group: true })
+                .then(|| Leftover {
+                    pid: self.group.as_raw_nonzero().get(),
+                    name,
+                    in_group: true,
+                    runnable: false,
+                })
                 .into_iter()
                 .collect()
         }
     }
+}
+
+/// Reaps those that are dead by now.
+pub(super) fn reap_all(killed: &[Leftover]) {
+    killed.iter().filter_map(|leftover| Pid::from_raw(leftover.pid)).for_each(reap);
 }
 
 /// Reaps `pid` if it is a dead child.
@@ -115,6 +131,9 @@ mod linux {
     /// has ids between its own and the newest.
     const TOO_SHORT_TO_WRAP: Duration = Duration::from_millis(250);
 
+    /// The kernel's flag of a process that is ending. It is set before the files are closed.
+    const PF_EXITING: u64 = 0x4;
+
     /// Up to this many ids are looked at one by one instead of listing every process.
     const FEW_IDS: i32 = 64;
 
@@ -129,10 +148,11 @@ mod linux {
             let Some(status) = Status::read(pid) else { continue };
             let verdict = attribute(started, supervisor.ownership(), &leaders, pid, &status);
             match verdict {
-                Belongs::ToThisRun if status.dead => reap(pid),
+                Belongs::ToThisRun if status.dead() => reap(pid),
                 Belongs::ToThisRun => found.push(Leftover {
                     pid: pid.as_raw_nonzero().get(),
                     in_group: status.group == started.group.as_raw_nonzero().get(),
+                    state: status.leftover_state(),
                     name: status.name,
                 }),
                 Belongs::Elsewhere => {}
@@ -155,7 +175,7 @@ mod linux {
         pid: Pid,
         status: &Status,
     ) -> Belongs {
-        let unmarked_is_ours = ownership == Ownership::Process && (leaders.is_empty() || status.dead);
+        let unmarked_is_ours = ownership == Ownership::Process && (leaders.is_empty() || status.dead());
         let ours = status.group == started.group.as_raw_nonzero().get()
             || unmarked_is_ours
             || bears_mark(pid, &started.mark());
@@ -226,9 +246,12 @@ mod linux {
     /// The part of `/proc/PID/stat` that matters here.
     struct Status {
         name: String,
-        dead: bool,
+        /// One letter, as `ps` shows it.
+        state: String,
         parent: i32,
         group: i32,
+        exiting: bool,
+        threads: u64,
         /// Minor page faults, its own and those of the children it has waited for.
         faults: u64,
     }
@@ -238,19 +261,35 @@ mod linux {
             Self::parse(&fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
         }
 
+        /// A process whose main thread has ended while others run is shown as a zombie and lives.
+        fn dead(&self) -> bool {
+            matches!(self.state.as_str(), "Z" | "X") && self.threads <= 1
+        }
+
+        fn leftover_state(&self) -> LeftoverState {
+            match self.state.as_str() {
+                _ if self.exiting && self.threads <= 1 => LeftoverState::Exiting,
+                "R" => LeftoverState::Runnable,
+                _ => LeftoverState::Waiting,
+            }
+        }
+
         /// `12 (name) S 1 12 …`, where the name may hold anything, parentheses and blanks included.
         fn parse(stat: &[u8]) -> Option<Self> {
             let stat = String::from_utf8_lossy(stat);
             let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-            let mut fields = rest.split_ascii_whitespace();
-            let state = fields.next()?;
+            let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+            // As proc(5) numbers them; the rest begins with the third.
+            let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+            let id = |field: usize| fields.get(field - 3)?.parse::<i32>().ok();
             Some(Self {
                 name: name.to_owned(),
-                dead: matches!(state, "Z" | "X"),
-                parent: fields.next()?.parse().ok()?,
-                group: fields.next()?.parse().ok()?,
-                // Fields 10 and 11; the group was field 5.
-                faults: fields.skip(4).take(2).filter_map(|field| field.parse::<u64>().ok()).sum(),
+                state: (*fields.first()?).to_owned(),
+                parent: id(4)?,
+                group: id(5)?,
+                exiting: number(9)? & PF_EXITING != 0,
+                threads: number(20)?,
+                faults: number(10)? + number(11)?,
             })
         }
     }
@@ -261,9 +300,11 @@ mod linux {
 
         #[test]
         fn a_name_cannot_forge_the_fields() {
-            let status = Status::parse(b"12 (a) S 1 1 (b)) Z 7 9 9 0 -1 4194560 30 4 1 1 0 0").unwrap();
-            assert_eq!((status.name.as_str(), status.dead), ("a) S 1 1 (b)", true));
+            let status =
+                Status::parse(b"12 (a) S 1 1 (b)) Z 7 9 9 0 -1 4194564 30 4 1 1 0 0 0 0 20 0 1 0").unwrap();
+            assert_eq!((status.name.as_str(), status.dead()), ("a) S 1 1 (b)", true));
             assert_eq!((status.parent, status.group, status.faults), (7, 9, 34));
+            assert_eq!(status.leftover_state(), LeftoverState::Exiting);
             assert!(Status::parse(b"12 (a").is_none());
         }
     }

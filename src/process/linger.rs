@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::descendants::Leftover;
+use super::descendants::{Leftover, LeftoverState};
 use super::output::{Progress, Pump};
 
 /// How long after the leader's end an output may stay open in silence; each chunk starts it anew.
@@ -35,9 +35,17 @@ impl<'a> WrittenThroughPipes<'a> {
 }
 
 impl Written for WrittenThroughPipes<'_> {
-    fn pause(&mut self, pump: &Pump<'_>, _: impl Fn() -> Vec<Leftover>) -> Option<Duration> {
+    fn pause(&mut self, pump: &Pump<'_>, leftovers: impl Fn() -> Vec<Leftover>) -> Option<Duration> {
+        if !pump.open() {
+            return None;
+        }
         let left = IDLE_GRACE.saturating_sub(self.progress.idle(self.from));
-        (pump.open() && !left.is_zero()).then_some(left)
+        if left.is_zero() {
+            // On a busy machine silence may only mean that a writer waits for its turn.
+            let waits = |leftover: &Leftover| leftover.state == LeftoverState::Runnable;
+            return leftovers().iter().any(waits).then_some(LINGER_CHECK);
+        }
+        Some(left)
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::descendants::Leftover;
+use super::descendants::{Leftover, LeftoverState, reap_all};
 use super::linger::{IDLE_GRACE, LINGER_CHECK, Written, WrittenDirectly, WrittenThroughPipes};
 use super::output::{OutputTo, Progress, Pump};
 use super::spawn::{Launch, SpawnError, Started, Supervisor};
@@ -93,6 +93,10 @@ struct Run<'a> {
     control: Control,
     pump: Pump<'a>,
     stage: Stage,
+    /// The polite signal that the group was sent.
+    asked_with: Option<Signal>,
+    /// Who was asked by itself, since.
+    asked_again: Vec<i32>,
     seen: CancelLevel,
     reaped: bool,
     ignored_stop: bool,
@@ -107,6 +111,8 @@ impl<'a> Run<'a> {
             control,
             pump,
             stage: Stage::Running,
+            asked_with: None,
+            asked_again: Vec::new(),
             seen: CancelLevel::Run,
             reaped: false,
             ignored_stop: false,
@@ -142,6 +148,8 @@ impl<'a> Run<'a> {
         let limit = Instant::now() + LINGER_LIMIT;
         while let Some(pause) = self.pause(written, limit) {
             tokio::select! {
+                // What has come is read before silence is judged.
+                biased;
                 () = self.pump.ended(), if self.pump.open() => {}
                 level = self.control.cancel.above(self.seen) => self.rise(level),
                 () = sleep(pause) => {}
@@ -156,6 +164,7 @@ impl<'a> Run<'a> {
             Stage::Running => limit.saturating_duration_since(Instant::now()),
             Stage::Asked(kill_at) => {
                 let leftovers = self.started.leftovers(self.supervisor);
+                self.ask_again(&leftovers);
                 let left = kill_at.saturating_duration_since(Instant::now());
                 if !leftovers.is_empty() {
                     self.ignored_stop |= left.is_zero();
@@ -168,6 +177,18 @@ impl<'a> Run<'a> {
         Some(pause.min(left)).filter(|pause| !pause.is_zero())
     }
 
+    /// With the leader gone, who has not heard a SIGTERM gets one: what left the group, and a shell's background
+    /// commands, which ignore an interrupt.
+    fn ask_again(&mut self, leftovers: &[Leftover]) {
+        let group_has_heard = self.asked_with == Some(Signal::TERM);
+        for leftover in leftovers.iter().filter(|leftover| !(leftover.in_group && group_has_heard)) {
+            if !self.asked_again.contains(&leftover.pid) {
+                self.asked_again.push(leftover.pid);
+                leftover.signal(Signal::TERM);
+            }
+        }
+    }
+
     /// Kills and reaps until no descendant is left: first what was found, second what would not go.
     async fn sweep(&mut self) -> (Vec<Leftover>, Vec<Leftover>) {
         let deadline = Instant::now() + SWEEP_LIMIT;
@@ -176,14 +197,18 @@ impl<'a> Run<'a> {
         loop {
             let alive = self.started.leftovers(self.supervisor);
             if alive.is_empty() || Instant::now() > deadline {
+                killed.retain(|leftover| leftover.state != LeftoverState::Exiting);
                 return (killed, alive);
             }
             self.started.signal_leftovers(&alive, Signal::KILL);
-            killed.retain(|before| alive.iter().all(|now| now.pid != before.pid));
-            killed.extend(alive);
+            for leftover in alive {
+                if killed.iter().all(|before| before.pid != leftover.pid) {
+                    killed.push(leftover);
+                }
+            }
             sleep(pause).await;
             pause = (pause * 2).min(LINGER_CHECK);
-            self.started.reap(&killed);
+            reap_all(&killed);
         }
     }
 
@@ -227,6 +252,7 @@ impl<'a> Run<'a> {
     fn signal(&mut self, level: CancelLevel) {
         let (stage, signal) = rise(self.stage, level, Instant::now() + self.control.stop_timeout);
         self.stage = stage;
+        self.asked_with = self.asked_with.or(signal);
         match signal {
             Some(signal) if self.reaped => {
                 let leftovers = self.started.leftovers(self.supervisor);

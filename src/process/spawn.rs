@@ -141,6 +141,15 @@ impl Supervisor {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Unlike that of any other living run: of this process, this account, this launch.
+    fn token(&self, launch: &Launch, number: u64) -> String {
+        let own = format!("{}.{:x}.{number}", std::process::id(), Arc::as_ptr(&self.0).addr());
+        match launch.env.iter().rev().find(|(name, _)| name == TOKEN) {
+            Some((_, outer)) => format!("{}/{own}", outer.display()),
+            None => own,
+        }
+    }
+
     /// Starts the process and registers it in one step, so that nobody takes it for an orphan.
     pub(super) fn spawn(&self, launch: &Launch, stdio: impl Fn() -> Stdio) -> Result<Started, SpawnError> {
         let mut state = self.state();
@@ -149,7 +158,7 @@ impl Supervisor {
             state.prepared = true;
         }
         state.started += 1;
-        let token = token(launch, state.started);
+        let token = self.token(launch, state.started);
         let mut command = command(launch, &token).map_err(|error| explain(launch, error))?;
         command.stdout(stdio()).stderr(stdio());
         let child = tokio::process::Command::from(command).spawn().map_err(|error| explain(launch, error))?;
@@ -159,14 +168,6 @@ impl Supervisor {
             .expect("a process that was just started has an id");
         state.leaders.insert(group, token.clone());
         Ok(Started { child, group, token, at: Instant::now() })
-    }
-}
-
-fn token(launch: &Launch, number: u64) -> String {
-    let own = format!("{}.{number}", std::process::id());
-    match launch.env.iter().rev().find(|(name, _)| name == TOKEN) {
-        Some((_, outer)) => format!("{}/{own}", outer.display()),
-        None => own,
     }
 }
 

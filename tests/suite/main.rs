@@ -6,7 +6,11 @@
 #[allow(dead_code, reason = "a library for every topic; each uses its part")]
 mod world;
 
+#[path = "../support/beacons.rs"]
+mod beacons;
+
 mod cli_basics;
 mod config_diagnostics;
 mod config_load;
 mod environment;
+mod process_local;

@@ -35,6 +35,9 @@ impl LocalSession {
     }
 
     async fn run(&self, output: OutputMode) -> Result<Exit, Failure> {
+        if matches!(&self.request.spec.command, CommandSpec::Shell(text) if text.trim().is_empty()) {
+            return Ok(Exit::Code(0));
+        }
         let around = Surroundings { env: &self.env, cwd: &self.cwd };
         let invocation =
             resolve(&self.request.spec.command, around).map_err(|error| self.not_found(&error))?;
