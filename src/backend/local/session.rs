@@ -27,6 +27,11 @@ pub(super) struct LocalSession {
 
 impl LocalSession {
     pub(super) async fn open(request: OpenRequest, settings: &LocalSettings) -> Result<Self, Failure> {
+        // Its own process group may not read the terminal until it is handed over, which accel does not do yet.
+        if request.spec.tty && rustix::termios::isatty(rustix::stdio::stdin()) {
+            return Err(Failure::new(Cause::Infra, "tty = true on a terminal is not built yet")
+                .help("run the command directly, or without `tty` if it asks nothing"));
+        }
         let dotenv = dotenv::read(&request.root, &request.spec.dotenv).map_err(|error| unreadable(&error))?;
         let prepared = prepare(&request, settings).await?;
         let cwd = request.root.join(&request.spec.cwd);
