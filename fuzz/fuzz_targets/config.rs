@@ -13,7 +13,7 @@ mod base;
 mod config;
 #[path = "../../src/diag/mod.rs"]
 mod diag;
-#[path = "../../src/domain.rs"]
+#[path = "../../src/domain/mod.rs"]
 mod domain;
 
 use libfuzzer_sys::fuzz_target;

@@ -63,6 +63,8 @@ codes! {
     BAD_VERSION = "bad-version";
     /// A credential written into a configuration file.
     SECRET_IN_FILE = "secret-in-file";
+    /// There are more findings than are shown.
+    MORE = "more";
     /// An `ACCEL_` variable that accel does not read (a warning).
     UNKNOWN_VARIABLE = "unknown-variable";
 }

@@ -145,6 +145,10 @@ impl Files {
     /// The keys of one text.
     fn document(&mut self, path: &Path, text: Arc<str>, layer: &Layer) -> Option<DocumentKeys> {
         let source = self.read.sources.add_file(self.shown(path), path, Arc::clone(&text));
+        if let Some(refused) = tree::refuse_bracket_towers(source, &text) {
+            self.report(refused);
+            return None;
+        }
         let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         let parsed = if is_yaml { tree::parse_yaml(source, &text) } else { tree::parse_toml(source, &text) };
         self.read.diagnostics.extend(parsed.diagnostics);

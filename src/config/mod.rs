@@ -32,6 +32,9 @@ pub const LOCAL_FILE_NAME: &str = "accel.local.toml";
 /// Largest configuration file, in bytes.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
 
+/// Most findings of one load. A file with more is not fixed by reading on.
+pub const MAX_FINDINGS: usize = 200;
+
 /// What to load.
 #[derive(Debug, Clone, Default)]
 pub struct LoadRequest {
@@ -129,6 +132,13 @@ fn ordered(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.dedup();
     let all = diagnostics.clone();
     diagnostics.retain(|finding| !is_follow_up(finding, &all));
+    let more = diagnostics.len().saturating_sub(MAX_FINDINGS);
+    if more > 0 {
+        diagnostics.sort_by_key(|diagnostic| diagnostic.severity);
+        diagnostics.truncate(MAX_FINDINGS);
+        diagnostics
+            .push(Diagnostic::warning(codes::MORE, format!("{more} more findings")).help("fix these first"));
+    }
     diagnostics
 }
 

@@ -18,7 +18,6 @@ pub struct Project {
     request: LoadRequest,
 }
 
-#[allow(dead_code, reason = "used by the tests of diagnostics")]
 impl Project {
     pub fn new(accel_toml: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -133,4 +132,148 @@ fn the_committed_schema_is_the_generated_one() {
     }
     let committed = fs::read_to_string(&path).expect("the committed schema");
     assert!(committed == generated, "refresh it: ACCEL_UPDATE_GENERATED=1 cargo test schema");
+}
+
+#[test]
+fn stronger_layers_win_and_every_value_knows_its_layer() {
+    let project = Project::new(
+        "extends = [\"base.toml\"]\n[defaults]\ntimeout = \"2m\"\n[jobs.a]\nrun = \"file\"\nenv = { A = \"file\" }\n\
+         [jobs.b]\nrun = \"b\"\n[profile.ci.jobs.a]\ntimeout = \"3m\"\nenv = { P = \"profile\" }\n",
+    )
+    .file("base.toml", "[defaults]\ntimeout = \"1m\"\nstrict = true\n[jobs.a]\nrun = \"base\"\ncpu = 2\nenv = { A = \"base\", B = \"base\" }\n")
+    .file("accel.local.toml", "[jobs.a]\ncpu = 8\n[jobs.a.env]\nB = \"local\"\n");
+    let config = project.profile("ci").config();
+    let job = &config.jobs["a"].settings;
+    let layer = |origin: &accel::config::model::Origin| origin.layer.clone();
+    assert_eq!(layer(&job.run.as_ref().unwrap().origin), Layer::File);
+    assert_eq!(layer(&job.cpu.as_ref().unwrap().origin), Layer::Local);
+    assert_eq!(layer(&job.timeout.as_ref().unwrap().origin), Layer::Profile("ci".into()));
+    assert_eq!(layer(&config.defaults.strict.as_ref().unwrap().origin), Layer::Extends);
+    assert_eq!(layer(&config.defaults.timeout.as_ref().unwrap().origin), Layer::File);
+    let env: Vec<(&str, &str)> =
+        job.env.iter().map(|(name, value)| (name.as_str(), value.value.as_str())).collect();
+    assert_eq!(env, [("A", "file"), ("B", "local"), ("P", "profile")]);
+    let place = |origin: &accel::config::model::Origin| config.sources.short(origin.location.unwrap());
+    assert_eq!(place(&job.cpu.as_ref().unwrap().origin), "accel.local.toml:2");
+    assert_eq!(place(&config.defaults.strict.as_ref().unwrap().origin), "base.toml:3");
+}
+
+#[test]
+fn a_job_takes_what_it_does_not_set_from_the_one_it_extends() {
+    let config = Project::new(
+        "[jobs.c]\nextends = \"b\"\ncwd = \"c\"\n[jobs.b]\nextends = \"a\"\nrun = \"b\"\n\
+         [jobs.a]\nrun = \"a\"\ncpu = 2\nretry = { max = 1, on = [\"oom\"] }\n",
+    )
+    .config();
+    let job = &config.jobs["c"].settings;
+    assert_eq!(job.cpu.as_ref().unwrap().value.request, 2.0);
+    assert_eq!(job.cwd.as_ref().unwrap().value, "c");
+    assert_eq!(job.run.as_ref().unwrap().value, accel::config::model::Command::Shell("b".into()));
+    assert_eq!(job.retry.as_ref().unwrap().value.max, 1);
+}
+
+#[test]
+fn variables_win_over_files_and_misspelt_ones_are_told() {
+    let project = Project::new("[modal]\napp = \"file\"\n[jobs.a]\ntimeout = \"1m\"\n")
+        .variable("ACCEL_MODAL_APP", "variable")
+        .variable("ACCEL_TIMEOUT", "5m")
+        .variable("ACCEL_PROFIL", "ci")
+        .variable("ACCEL_SHARD_INDEX", "0");
+    let config = project.config();
+    assert_eq!(config.modal.app.value, "variable");
+    assert_eq!(config.modal.app.origin.layer, Layer::Variable("ACCEL_MODAL_APP".into()));
+    assert_eq!(config.jobs["a"].settings.timeout.as_ref().unwrap().value.as_secs(), 300);
+    let said = project.rendered();
+    assert!(said.contains("accel reads no variable `ACCEL_PROFIL`"), "{said}");
+    assert!(said.contains("did you mean ACCEL_PROFILE?"), "{said}");
+    assert_eq!(said.matches("warning[").count(), 1, "{said}");
+}
+
+#[test]
+fn yaml_with_the_same_tree_is_the_same_configuration() {
+    let toml = Project::new(
+        "[images.py]\npip = [\"pytest\"]\n[jobs.a]\nimage = \"py\"\nrun = [\"pytest\", \"-q\"]\ncpu = [1, 2]\n",
+    );
+    let yaml = Project::empty().file(
+        "accel.yaml",
+        "images:\n  py:\n    pip: [pytest]\njobs:\n  a:\n    image: py\n    run: [pytest, -q]\n    cpu: [1, 2]\n",
+    );
+    let (toml, yaml) = (toml.config(), yaml.config());
+    let shape = |config: &Config| {
+        let job = &config.jobs["a"].settings;
+        format!(
+            "{:?} {:?} {:?}",
+            job.run.as_ref().unwrap().value,
+            job.cpu.as_ref().unwrap().value,
+            config.images["py"].layers[0].step
+        )
+    };
+    assert_eq!(shape(&toml), shape(&yaml));
+    let at = yaml.jobs["a"].settings.cpu.as_ref().unwrap().origin.location.unwrap();
+    assert_eq!(yaml.sources.short(at), "accel.yaml:8");
+}
+
+/// What is said about files, rather than about keys.
+#[test]
+fn findings_about_files() {
+    let check = |project: Project, expected: &[&str]| {
+        let said = project.rendered();
+        for part in expected {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+    };
+    check(Project::empty(), &["error[no-config]: no accel.toml in [folder]/project", "accel init"]);
+    check(
+        Project::empty().explicit("ci.toml"),
+        &["error[no-config]: there is no configuration file ci.toml"],
+    );
+    check(
+        Project::new("[jobs.a]\n").file("accel.yaml", "jobs: {}\n"),
+        &["warning[ignored-file]: accel.yaml is not read beside accel.toml"],
+    );
+    check(
+        Project::new("extends = [\"b.toml\"]\n").file("b.toml", "extends = \"accel.toml\"\n"),
+        &[
+            "error[cycle]: files extend each other in a circle: accel.toml → b.toml → accel.toml",
+            "b.toml:1:11",
+        ],
+    );
+    check(
+        Project::new("extends = [\"nothing.toml\"]\n"),
+        &["error[unreadable]: cannot read nothing.toml", "accel.toml:1:12"],
+    );
+    check(Project::new("extends = [\".\"]\n"), &["error[unreadable]:", "is not a file"]);
+    check(Project::new("").file("accel.toml", b"a\n\xff"), &["accel.toml is not UTF-8 in line 2"]);
+    check(Project::new(&"#".repeat(1 << 21)), &["error[too-large]: accel.toml is larger than 1048576 bytes"]);
+    check(
+        Project::new("[profile.ci]\nroute = \"modal\"\n").profile("cy"),
+        &["error[unknown-profile]: unknown profile `cy`", " --> --profile:1:1", "did you mean `ci`?"],
+    );
+    check(
+        Project::new("[jobs.a]\n").file("accel.local.toml", "[jobs.a]\ntimeout = \"1x\"\n"),
+        &["error[bad-unit]", "accel.local.toml:2:11"],
+    );
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
+    check(Project::empty().file("accel.yaml", bomb), &["error[too-large]"]);
+    let many = "[jobs.a]\n".to_owned() + &(0..5_000).map(|n| format!("k{n} = 1\n")).collect::<String>();
+    check(Project::new(&many), &["error[unknown-key]", "warning[more]: 4800 more findings"]);
+    let deep = format!("a: {}{}\n", "[".repeat(100_000), "]".repeat(100_000));
+    check(Project::empty().file("accel.yaml", deep), &["error["]);
+    let deep = format!("a = {}{}\n", "[".repeat(100_000), "]".repeat(100_000));
+    check(Project::new(&deep), &["error["]);
+}
+
+#[test]
+fn the_search_goes_upward_and_names_are_relative() {
+    let project = Project::new("[jobs.a]\nrun = \"x\"\n").file("deep/er/file", "");
+    let request = LoadRequest {
+        start: project.root().join("deep/er"),
+        display_base: project.root().to_owned(),
+        ..LoadRequest::default()
+    };
+    let config = load(&request).expect("it loads").config;
+    assert_eq!(config.root, project.root());
+    assert_eq!(config.sources.short(config.jobs["a"].location), "accel.toml:1");
+    assert_eq!(config.project.value, "project");
 }

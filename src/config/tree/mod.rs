@@ -69,6 +69,26 @@ pub struct Parsed<'t> {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// Brackets that may be open at once before a text is handed to a parser. The parsers' own cost grows with the
+/// square of it, and no file with that many is meant to be read; brackets within texts count too, hence the margin.
+const MAX_OPEN_BRACKETS: usize = 1_000;
+
+/// Refuses what would keep a parser busy for long.
+pub fn refuse_bracket_towers(source: SourceId, text: &str) -> Option<Diagnostic> {
+    let mut open = 0_usize;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > MAX_OPEN_BRACKETS {
+            return Some(too_deep(Location::new(source, at..at + 1)));
+        }
+    }
+    None
+}
+
 fn whole(source: SourceId, text: &str) -> Location {
     Location::new(source, 0..text.lines().next().map_or(0, str::len))
 }
