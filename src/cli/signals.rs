@@ -1,0 +1,92 @@
+//! Signals climb the cancel ladder: the first asks politely, the second kills, the third leaves at once.
+//!
+//! The only reader of signals. A signal that was ignored when accel started (`nohup`) stays ignored.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::backend::{CancelLevel, CancelSource, StopReason};
+use crate::base::exit_code;
+
+use super::printer;
+
+pub struct Signals {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// Takes over the signals; needs a runtime.
+    pub fn listen(ignored: IgnoredSignals) -> io::Result<Self> {
+        let take = |kind: SignalKind| {
+            if ignored.contains(kind.as_raw_value()) { Ok(None) } else { signal(kind).map(Some) }
+        };
+        Ok(Self {
+            interrupt: take(SignalKind::interrupt())?,
+            terminate: take(SignalKind::terminate())?,
+            hangup: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// Raises the level with every signal; ends the process at the third.
+    pub async fn raise(mut self, source: &CancelSource) {
+        let first = self.next().await;
+        source.raise(CancelLevel::Stop(first));
+        self.next().await;
+        source.raise(CancelLevel::Kill);
+        let last = self.next().await;
+        printer::write_stderr("accel: leaving at once; commands that still run are left to themselves\n");
+        std::process::exit(i32::from(exit_code::of_signal(last.signal())));
+    }
+
+    async fn next(&mut self) -> StopReason {
+        tokio::select! {
+            () = received(&mut self.interrupt) => StopReason::Interrupt,
+            () = received(&mut self.terminate) => StopReason::Terminate,
+            () = received(&mut self.hangup) => StopReason::Hangup,
+        }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) if signal.recv().await.is_some() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// The signals that accel was told to ignore by whoever started it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IgnoredSignals(u64);
+
+impl IgnoredSignals {
+    /// From Linux's account of this process; elsewhere none are known.
+    pub fn of_this_process() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self::parse(&status)
+    }
+
+    fn parse(status: &str) -> Self {
+        let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Self(line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+    }
+
+    fn contains(self, signal: i32) -> bool {
+        signal > 0 && self.0 >> (signal - 1) & 1 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let ignored = IgnoredSignals::parse("Name:\tx\nSigBlk:\t0\nSigIgn:\t0000000000001001\n");
+        assert!(ignored.contains(1) && ignored.contains(13));
+        assert!(!ignored.contains(2) && !ignored.contains(15));
+        assert!(!IgnoredSignals::parse("").contains(1));
+    }
+}
