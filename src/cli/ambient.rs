@@ -63,11 +63,19 @@ impl Ambient {
         }
     }
 
-    /// Columns that lists and diagnostics may use.
+    /// Columns that diagnostics may use.
     pub fn width(&self) -> usize {
-        let wished =
-            self.variables.text(COLUMNS).and_then(|text| text.parse().ok()).filter(|width| *width > 0);
-        wished.or(self.terminal_width).unwrap_or(DEFAULT_WIDTH).max(MINIMUM_WIDTH)
+        self.wished_width().or(self.terminal_width).unwrap_or(DEFAULT_WIDTH).max(MINIMUM_WIDTH)
+    }
+
+    /// Columns that lists on stdout may use; a pipe takes lines of any length.
+    pub fn list_width(&self) -> Option<usize> {
+        let width = self.wished_width().or(self.terminal_width.filter(|_| self.stdout_is_terminal))?;
+        Some(width.max(MINIMUM_WIDTH))
+    }
+
+    fn wished_width(&self) -> Option<usize> {
+        self.variables.text(COLUMNS).and_then(|text| text.parse().ok()).filter(|width| *width > 0)
     }
 
     /// Whether a stream may be coloured: the flag, then `NO_COLOR`, `CLICOLOR_FORCE`, then the stream.

@@ -9,7 +9,9 @@ pub mod args;
 pub mod commands;
 pub mod error;
 mod init;
+pub mod not_built;
 pub mod printer;
+pub mod signals;
 
 pub use ambient::Ambient;
 
@@ -19,7 +21,7 @@ use crate::base::exit_code;
 use ambient::ColorWish;
 use args::{Cli, Command, GlobalArgs, Parsed, Rendered};
 use error::CommandError;
-use printer::{Printer, Verbosity};
+use printer::{Format, Printer, Verbosity};
 
 pub type Outcome = Result<u8, CommandError>;
 
@@ -84,10 +86,13 @@ fn printer(ambient: &Ambient, global: Option<&GlobalArgs>) -> Printer {
         Some(global) if global.verbose > 0 => Verbosity::Verbose,
         _ => Verbosity::Normal,
     };
+    let json = global.is_some_and(|global| global.json);
     Printer {
+        format: if json { Format::Json } else { Format::Text },
         stdout_color: ambient.color(wish, ambient.stdout_is_terminal),
         stderr_color: ambient.color(wish, ambient.stderr_is_terminal),
         width: ambient.width(),
+        list_width: ambient.list_width(),
         verbosity,
     }
 }

@@ -16,8 +16,9 @@ impl Backend for ModalBackend {
     }
 
     fn open(&self, _request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
-        let failure = Failure::new(Cause::Unreachable, "running on Modal is not built yet in this version of accel")
-            .help("run the job on this machine with `--on local`");
+        let failure =
+            Failure::new(Cause::Unreachable, "running on Modal is not built yet in this version of accel")
+                .help("run the job on this machine with `--on local`");
         Box::pin(std::future::ready(Err(failure)))
     }
 }

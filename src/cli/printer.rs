@@ -15,11 +15,23 @@ pub enum Verbosity {
     Verbose,
 }
 
+/// What results look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    /// `--json`.
+    Json,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {
+    pub format: Format,
     pub stdout_color: ColorChoice,
     pub stderr_color: ColorChoice,
+    /// Columns for diagnostics.
     pub width: usize,
+    /// Columns for lists; `None` where lines may be as long as they are (a pipe).
+    pub list_width: Option<usize>,
     pub verbosity: Verbosity,
 }
 

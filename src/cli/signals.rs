@@ -31,7 +31,7 @@ impl Signals {
     }
 
     /// Raises the level with every signal; ends the process at the third.
-    pub async fn raise(mut self, source: &CancelSource) {
+    pub async fn raise(mut self, source: &CancelSource) -> ! {
         let first = self.next().await;
         source.raise(CancelLevel::Stop(first));
         self.next().await;
@@ -50,10 +50,14 @@ impl Signals {
     }
 }
 
+/// Never resolves for a signal that is not listened to.
 async fn received(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) if signal.recv().await.is_some() => {}
-        _ => std::future::pending().await,
+    let arrived = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if arrived.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -27,6 +27,8 @@ use crate::config::model::{Config, Layer, OnExceed, Route, Valued};
 use crate::diag::Diagnostic;
 use crate::domain::JobId;
 
+pub use select::{expand as combinations, needs as needs_of};
+
 use image::{Images, Provided, Recorder};
 use origins::Origins;
 use spec::{BudgetLimits, ModalTarget, Plan, PlannedJob, SyncSet};

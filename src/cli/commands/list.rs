@@ -4,9 +4,10 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::cli::Outcome;
-use crate::cli::printer::{Printer, Style};
+use crate::cli::printer::{Format, Printer, Style};
 use crate::config::model::{Config, Image, ImageRef, Job, Route, SharedRule};
 use crate::domain::Place;
+use crate::plan;
 
 /// Narrower lists hold names only.
 const NARROW: usize = 40;
@@ -17,8 +18,8 @@ const WIDEST_NAME: usize = 32;
 
 pub fn run(config: &Config, printer: &Printer) -> Outcome {
     let rows = rows(config);
-    if printer.json {
-        printer.json_document(&Document { version: 1, project: &config.project.value, jobs: &rows })?;
+    if printer.format == Format::Json {
+        printer.json(&Document { version: 1, project: &config.project.value, jobs: &rows })?;
         return Ok(0);
     }
     if rows.is_empty() {
@@ -57,7 +58,6 @@ pub fn rows(config: &Config) -> Vec<Row<'_>> {
 
 fn row<'a>(config: &'a Config, job: &'a Job, positions: &mut LineNumbers) -> Row<'a> {
     let image = job.settings.image.as_ref().or(config.defaults.image.as_ref()).map(|image| &image.value);
-    let needs = job.settings.needs.as_ref().or(config.defaults.needs.as_ref());
     Row {
         name: &job.name,
         desc: job.settings.desc.as_ref().map(|desc| desc.value.as_str()),
@@ -66,7 +66,7 @@ fn row<'a>(config: &'a Config, job: &'a Job, positions: &mut LineNumbers) -> Row
             ImageRef::Named(name) => name.as_str(),
             ImageRef::Inline(_) => "inline",
         }),
-        needs: needs.into_iter().flat_map(|needs| &needs.value).map(|need| need.value.as_str()).collect(),
+        needs: plan::needs_of(config, job).iter().map(|need| need.value.as_str()).collect(),
         combinations: combinations(job),
         defined_at: positions.of(config, job),
     }
@@ -93,8 +93,7 @@ impl LineNumbers {
 }
 
 fn combinations(job: &Job) -> usize {
-    let Some(matrix) = &job.matrix else { return 1 };
-    crate::plan::combinations(&matrix.value)
+    if job.matrix.is_none() { 1 } else { plan::combinations(job.matrix.as_ref()).len() }
 }
 
 fn route_hint(config: &Config, job: &Job, image: Option<&ImageRef>) -> &'static str {
@@ -127,7 +126,8 @@ fn hint(route: &Route) -> &'static str {
 fn concerns(shared: &SharedRule, job: &Job) -> bool {
     let everyone = shared.jobs.is_empty() && shared.labels.is_empty();
     let by_name = shared.jobs.iter().any(|glob| {
-        *glob == job.name || globset::Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(&job.name))
+        *glob == job.name
+            || globset::Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(&job.name))
     });
     let labels = job.settings.labels.as_ref().map(|labels| labels.value.as_slice()).unwrap_or_default();
     everyone || by_name || shared.labels.iter().any(|label| labels.contains(label))
