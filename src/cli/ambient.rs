@@ -5,9 +5,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::diag::ColorChoice;
+use crate::net::{NetworkSettings, SystemRoots};
+use crate::store::Directories;
 
 /// Columns assumed where there is no terminal to ask.
 const DEFAULT_WIDTH: usize = 100;
@@ -24,6 +26,11 @@ pub const CLICOLOR_FORCE: &str = "CLICOLOR_FORCE";
 pub const ACCEL_PROFILE: &str = "ACCEL_PROFILE";
 /// `ACCEL_CONFIG`: the file, as `--config`.
 pub const ACCEL_CONFIG: &str = "ACCEL_CONFIG";
+
+/// `ACCEL_ON`, `ACCEL_TIMEOUT`, `ACCEL_STRICT`: as the flags of `accel run`.
+pub const ACCEL_ON: &str = "ACCEL_ON";
+pub const ACCEL_TIMEOUT: &str = "ACCEL_TIMEOUT";
+pub const ACCEL_STRICT: &str = "ACCEL_STRICT";
 
 pub struct Ambient {
     /// With the program's name first.
@@ -72,6 +79,30 @@ impl Ambient {
     pub fn list_width(&self) -> Option<usize> {
         let width = self.wished_width().or(self.terminal_width.filter(|_| self.stdout_is_terminal))?;
         Some(width.max(MINIMUM_WIDTH))
+    }
+
+    /// Where accel keeps its files; nothing is made.
+    pub fn directories(&self, folder: &Path) -> Directories {
+        let temporary = self.variables.get("TMPDIR").map_or_else(|| Path::new("/tmp"), Path::new);
+        let user = rustix::process::geteuid().as_raw();
+        let variable = |name: &str| self.variables.get(name).map(OsStr::to_owned);
+        Directories::resolve(variable, folder, temporary, user)
+    }
+
+    pub fn network(&self) -> NetworkSettings {
+        let text = |name: &str| {
+            self.variables.text(name).or_else(|| self.variables.text(&name.to_lowercase())).map(str::to_owned)
+        };
+        let path = |name: &str| self.variables.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        NetworkSettings {
+            certificate_file: path("SSL_CERT_FILE"),
+            certificate_dir: path("SSL_CERT_DIR"),
+            system_roots: SystemRoots::default(),
+            https_proxy: text("HTTPS_PROXY"),
+            http_proxy: text("HTTP_PROXY"),
+            all_proxy: text("ALL_PROXY"),
+            no_proxy: text("NO_PROXY"),
+        }
     }
 
     fn wished_width(&self) -> Option<usize> {

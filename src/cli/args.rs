@@ -4,12 +4,15 @@
 //! A command is listed here only when it works.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 pub use clap_complete::Shell;
 
 use super::ambient::ColorWish;
+use crate::base::duration::{DURATION_HELP, parse_duration};
 use crate::base::exit_code;
 use crate::diag::ColorChoice;
 
@@ -118,6 +121,41 @@ impl From<ColorArg> for ColorWish {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run jobs, after those that they need
+    ///
+    /// Independent jobs run in parallel. The exit code is the job's own when one was asked for, and 1 when
+    /// several were and some failed.
+    #[command(visible_alias = "r", after_help = RUN_EXAMPLES, after_long_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Run(RunArgs),
+
+    /// Show the jobs of the file
+    #[command(visible_alias = "ls")]
+    List,
+
+    /// Find mistakes in accel.toml and the files that it names
+    Check,
+
+    /// Show what jobs would run, and where each value came from
+    #[command(after_help = "\
+Examples:
+  accel plan test                 the compiled sandbox spec, as TOML
+  accel plan test --format json   the same for programs
+  accel plan                      every job")]
+    Plan(PlanArgs),
+
+    /// Show why jobs run where they run
+    Explain(ExplainArgs),
+
+    /// Make and manage the images of this machine
+    #[command(subcommand, arg_required_else_help = true)]
+    Image(ImageCommand),
+
+    /// Print the JSON Schema of accel.toml, for editors
+    Schema,
+
+    /// Check this machine: what accel needs, and what to do where it is missing
+    Doctor,
+
     /// Write an accel.toml for this project
     ///
     /// Reads what is there (pyproject.toml, requirements, uv.lock, setup.cfg, Dockerfile, Taskfile, justfile,
@@ -135,6 +173,123 @@ Examples:
   accel completions zsh  > ~/.zfunc/_accel
   accel completions fish > ~/.config/fish/completions/accel.fish")]
     Completions { shell: Shell },
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  accel run test                 one job
+  accel run lint test            several
+  accel run 'bench-*'            all that match
+  accel run 'test[python=3.12]'  one combination of a matrix
+  accel run test -- -k parser    arguments for the job's command
+  accel run test --on local      whatever the rules say";
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Names, globs or matrix combinations of jobs
+    #[arg(value_name = "JOB")]
+    pub jobs: Vec<String>,
+
+    /// Run here or there, whatever the rules say [env: ACCEL_ON]
+    #[arg(long, value_name = "PLACE")]
+    pub on: Option<OnArg>,
+
+    /// At most this many jobs at once [default: the number of cores; no limit on Modal]
+    #[arg(short = 'j', long = "parallel", value_name = "N")]
+    pub parallel: Option<NonZeroUsize>,
+
+    /// After a failure, still run the jobs that do not depend on it
+    #[arg(short, long)]
+    pub keep_going: bool,
+
+    /// Never fall back to another place [env: ACCEL_STRICT]
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Stop each job that was asked for after this long: 90s, 10m, 1h30m [env: ACCEL_TIMEOUT]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+
+    /// Show what would run and where, and run nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Arguments for the job's command, after --
+    #[arg(last = true, value_name = "ARG")]
+    pub arguments: Vec<String>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| format!("{error}; {DURATION_HELP}"))
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum OnArg {
+    Local,
+    Modal,
+    Auto,
+}
+
+impl OnArg {
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::from_str(text, false).ok()
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Names, globs or matrix combinations of jobs [default: all]
+    #[arg(value_name = "JOB")]
+    pub jobs: Vec<String>,
+    #[arg(long, value_name = "FORMAT", default_value = "toml")]
+    pub format: PlanFormatArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormatArg {
+    Toml,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Names, globs or matrix combinations of jobs
+    #[arg(value_name = "JOB", required = true)]
+    pub jobs: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List the environments that accel has made
+    Ls,
+    /// Make the environments of images now
+    Build(ImageBuildArgs),
+    /// Remove environments that are not in use
+    Prune(ImagePruneArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageBuildArgs {
+    /// Jobs whose images to make [default: all jobs]
+    #[arg(value_name = "JOB")]
+    pub jobs: Vec<String>,
+    /// Make them again even if they are there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagePruneArgs {
+    /// Only those not used for this long
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub older_than: Option<Duration>,
+    /// Also those that this project's images need
+    #[arg(long)]
+    pub all: bool,
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ pub mod ambient;
 pub mod args;
 pub mod commands;
 pub mod error;
+pub mod execution;
 mod init;
 pub mod not_built;
 pub mod printer;

@@ -3,7 +3,9 @@
 //! Results go to stdout in one piece, so that listing thousands of jobs is one write; accel's own words go to
 //! stderr. A reader that has gone away (`| head`) is success: the rest is not wanted.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::diag::{self, ColorChoice, Diagnostic, Severity, SourceMap};
 
@@ -40,6 +42,15 @@ impl Printer {
     pub fn result(&self, text: impl AsRef<[u8]>) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         accept_broken_pipe(stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()))
+    }
+
+    /// Standard output without buffering of its own, for sinks that gather what they write.
+    pub fn stdout(&self) -> io::Result<Box<dyn Write + Send>> {
+        unbuffered(io::stdout().as_fd())
+    }
+
+    pub fn stderr(&self) -> io::Result<Box<dyn Write + Send>> {
+        unbuffered(io::stderr().as_fd())
     }
 
     /// Writes a JSON document and a newline.
@@ -121,6 +132,10 @@ fn paint(color: ColorChoice, style: Style, text: &str) -> String {
 /// Text for stderr where no printer exists yet.
 pub fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn unbuffered(stream: BorrowedFd<'_>) -> io::Result<Box<dyn Write + Send>> {
+    Ok(Box::new(File::from(stream.try_clone_to_owned()?)))
 }
 
 fn accept_broken_pipe(result: io::Result<()>) -> io::Result<()> {

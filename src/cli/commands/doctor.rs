@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::backend::CancelSource;
 use crate::base::exit_code;
+use crate::cli::Outcome;
 use crate::cli::ambient::Ambient;
 use crate::cli::error::CommandError;
+use crate::cli::execution::runtime;
 use crate::cli::printer::{Format, Printer, Style};
-use crate::cli::{Outcome, runtime};
 use crate::process::{Input, Launch, Ownership, Supervisor, Tool, find_program};
 use crate::store::Directories;
 
@@ -147,10 +148,14 @@ impl Tools<'_> {
     async fn git(&self) -> Finding {
         match self.version("git", &["--version"]).await {
             Found::Version(version) => Finding::ok("git", version),
-            Found::Broken(why) => Finding::warn("git", why, "rules on changed files and branches need a working git"),
-            Found::Absent => {
-                Finding::warn("git", "not on PATH", "rules on changed files and branches need git; install it")
+            Found::Broken(why) => {
+                Finding::warn("git", why, "rules on changed files and branches need a working git")
             }
+            Found::Absent => Finding::warn(
+                "git",
+                "not on PATH",
+                "rules on changed files and branches need git; install it",
+            ),
         }
     }
 
@@ -158,7 +163,9 @@ impl Tools<'_> {
         let query = ["--query-gpu=name,memory.total", "--format=csv,noheader"];
         match self.version("nvidia-smi", &query).await {
             Found::Version(name) => Finding::ok("gpu", name),
-            Found::Broken(why) => Finding::warn("gpu", why, "repair the NVIDIA driver, or leave GPU jobs to Modal"),
+            Found::Broken(why) => {
+                Finding::warn("gpu", why, "repair the NVIDIA driver, or leave GPU jobs to Modal")
+            }
             Found::Absent => Finding::ok("gpu", "none; jobs with a gpu are routed to Modal"),
         }
     }
@@ -169,7 +176,10 @@ impl Tools<'_> {
                 return Finding::ok("containers", version);
             }
         }
-        Finding::ok("containers", "neither docker nor podman; only images with engine = \"container\" need one")
+        Finding::ok(
+            "containers",
+            "neither docker nor podman; only images with engine = \"container\" need one",
+        )
     }
 
     fn find(&self, name: &str) -> Option<PathBuf> {
@@ -220,14 +230,17 @@ fn directory<'d>(
     directories: &'d Directories,
     open: impl Fn(&'d Directories) -> Result<&'d Path, crate::store::DirectoryError>,
 ) -> Finding {
-    let remedy = || format!("set ACCEL_{}_DIR to a directory that you own and can write to", subject.to_uppercase());
+    let remedy =
+        || format!("set ACCEL_{}_DIR to a directory that you own and can write to", subject.to_uppercase());
     let opened = match open(directories) {
         Ok(opened) => opened,
         Err(error) => return Finding::fail(subject, error.to_string(), error.help()),
     };
     match tempfile::tempfile_in(opened) {
         Ok(_) => Finding::ok(subject, path.display().to_string()),
-        Err(error) => Finding::fail(subject, format!("cannot write to {}: {error}", path.display()), remedy()),
+        Err(error) => {
+            Finding::fail(subject, format!("cannot write to {}: {error}", path.display()), remedy())
+        }
     }
 }
 
@@ -241,6 +254,7 @@ fn file_watching() -> Option<Finding> {
     if watches >= FEW_WATCHES && instances >= FEW_INSTANCES {
         return Some(Finding::ok("watching", found));
     }
-    let remedy = "raise the limits: sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512";
+    let remedy =
+        "raise the limits: sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512";
     Some(Finding::warn("watching", found, remedy))
 }

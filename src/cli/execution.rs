@@ -1,0 +1,173 @@
+//! A plan run from the command line: backends, sinks and signals wired to the engine.
+//!
+//! The only place that knows all three. One thread runs everything that waits, one more feeds the sinks.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::backend::local::environment::{Host, UvEnvironments};
+use crate::backend::local::{ColorHint, LocalBackend, LocalSettings};
+use crate::backend::{Backend, CancelSource};
+use crate::diag::ColorChoice;
+use crate::domain::Place;
+use crate::engine::{self, Backends, Decide, Jitter, OutputPolicy, Parallel, RunOptions};
+use crate::event;
+use crate::plan::spec::Plan;
+use crate::process::{Ownership, Supervisor};
+use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
+use crate::sink::{self, JsonSink, Sink, TerminalSink};
+
+use super::ambient::{Ambient, ColorWish};
+use super::error::CommandError;
+use super::not_built;
+use super::printer::{Format, Printer, Verbosity};
+use super::signals::{IgnoredSignals, Signals};
+
+/// What the command line says about how to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Wishes {
+    pub limit: Option<NonZeroUsize>,
+    pub on_failure: engine::OnFailure,
+    pub fallback: engine::FallbackPolicy,
+    pub color: ColorWish,
+}
+
+/// The runtime of commands that wait: one thread, made only by them.
+pub fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))
+}
+
+/// Runs the plan to its exit code.
+pub fn execute(
+    plan: Plan,
+    wishes: Wishes,
+    decide: Decide,
+    ambient: &Ambient,
+    folder: &Path,
+    printer: &Printer,
+) -> Result<u8, CommandError> {
+    let plan = Arc::new(plan);
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    let backends = backends(&plan, &run, wishes, ambient, folder);
+    let options = RunOptions {
+        run,
+        parallel: parallel(wishes.limit, plan.jobs.len()),
+        on_failure: wishes.on_failure,
+        fallback: wishes.fallback,
+        output: match printer.format {
+            Format::Text => OutputPolicy::InheritWhenAlone,
+            Format::Json => OutputPolicy::Events,
+        },
+        jitter: Jitter::random(),
+    };
+    let summary = watched(printer, ambient, async |emitter, cancel| {
+        engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
+    })?;
+    Ok(engine::exit_code(&plan, &summary))
+}
+
+/// Does `work` while sinks show its events and signals climb the ladder.
+pub fn watched<T>(
+    printer: &Printer,
+    ambient: &Ambient,
+    work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
+) -> Result<T, CommandError> {
+    let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
+    let runtime = runtime()?;
+    let (emitter, receiver) = event::channel();
+    let thread = sink::start(receiver, vec![sink(printer, ambient).map_err(cannot)?]).map_err(cannot)?;
+    let source = CancelSource::default();
+    let done = runtime.block_on(async {
+        let signals = Signals::listen(IgnoredSignals::of_this_process())?;
+        tokio::select! {
+            done = work(emitter, &source) => Ok(done),
+            never = signals.raise(&source) => never,
+        }
+    });
+    // Every emitter is gone with the work, so this ends once all has been shown.
+    for failure in thread.join() {
+        printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
+    }
+    done.map_err(cannot)
+}
+
+fn parallel(limit: Option<NonZeroUsize>, jobs: usize) -> Parallel {
+    match limit {
+        Some(limit) => Parallel::jobs(limit),
+        // Asking for the number of cores reads files; one job does not need it.
+        None if jobs == 1 => Parallel::cores(NonZeroUsize::MIN),
+        None => Parallel::cores(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+    }
+}
+
+fn backends(plan: &Plan, run: &str, wishes: Wishes, ambient: &Ambient, folder: &Path) -> Backends {
+    let settings = LocalSettings {
+        host_env: ambient.variables.0.clone(),
+        run: Some(run.to_owned()),
+        color: color_hint(plan, wishes.color, ambient),
+        supervisor: Supervisor::new(Ownership::Process),
+        environments: Arc::new(UvEnvironments::new(host(ambient, folder))),
+    };
+    let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings));
+    BTreeMap::from([(Place::Local, local), (Place::Modal, Arc::new(not_built::ModalBackend) as _)])
+}
+
+/// What this machine gives to the making of environments.
+pub fn host(ambient: &Ambient, folder: &Path) -> Host {
+    Host {
+        directories: ambient.directories(folder),
+        variables: ambient.variables.0.iter().cloned().collect(),
+        network: ambient.network(),
+    }
+}
+
+/// A job that is alone has the terminal itself; those behind prefixes are told what their output ends on.
+fn color_hint(plan: &Plan, wish: ColorWish, ambient: &Ambient) -> ColorHint {
+    match wish {
+        ColorWish::Never => ColorHint::Never,
+        ColorWish::Always => ColorHint::Always,
+        ColorWish::Auto if plan.jobs.len() == 1 => ColorHint::Unsaid,
+        ColorWish::Auto => match ambient.color(wish, ambient.stdout_is_terminal) {
+            ColorChoice::Ansi => ColorHint::Always,
+            ColorChoice::Plain => ColorHint::Unsaid,
+        },
+    }
+}
+
+fn sink(printer: &Printer, ambient: &Ambient) -> std::io::Result<Box<dyn Sink>> {
+    if printer.format == Format::Json {
+        return Ok(Box::new(JsonSink::new(printer.stdout()?)));
+    }
+    let stdout = Port {
+        writer: printer.stdout()?,
+        terminal: ambient.stdout_is_terminal,
+        colors: colors(printer.stdout_color),
+    };
+    let stderr = Port {
+        writer: printer.stderr()?,
+        terminal: ambient.stderr_is_terminal,
+        colors: colors(printer.stderr_color),
+    };
+    let options = TerminalOptions {
+        verbosity: match printer.verbosity {
+            Verbosity::Quiet => sink::terminal::Verbosity::Quiet,
+            Verbosity::Normal => sink::terminal::Verbosity::Normal,
+            Verbosity::Verbose => sink::terminal::Verbosity::Verbose,
+        },
+        columns: ambient.stderr_is_terminal.then(|| ambient.width()),
+        progress: Progress::Drawn,
+    };
+    Ok(Box::new(TerminalSink::new(stdout, stderr, options)))
+}
+
+fn colors(choice: ColorChoice) -> Colors {
+    match choice {
+        ColorChoice::Ansi => Colors::Allowed,
+        ColorChoice::Plain => Colors::Plain,
+    }
+}
