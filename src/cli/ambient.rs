@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use super::error::CommandError;
 use crate::diag::ColorChoice;
 use crate::net::{NetworkSettings, SystemRoots};
 use crate::store::Directories;
@@ -22,15 +23,6 @@ pub const COLUMNS: &str = "COLUMNS";
 pub const NO_COLOR: &str = "NO_COLOR";
 /// `CLICOLOR_FORCE`: colour although the stream is no terminal, when set and not `0`.
 pub const CLICOLOR_FORCE: &str = "CLICOLOR_FORCE";
-/// `ACCEL_PROFILE`: the profile, as `--profile`.
-pub const ACCEL_PROFILE: &str = "ACCEL_PROFILE";
-/// `ACCEL_CONFIG`: the file, as `--config`.
-pub const ACCEL_CONFIG: &str = "ACCEL_CONFIG";
-
-/// `ACCEL_ON`, `ACCEL_TIMEOUT`, `ACCEL_STRICT`: as the flags of `accel run`.
-pub const ACCEL_ON: &str = "ACCEL_ON";
-pub const ACCEL_TIMEOUT: &str = "ACCEL_TIMEOUT";
-pub const ACCEL_STRICT: &str = "ACCEL_STRICT";
 
 pub struct Ambient {
     /// With the program's name first.
@@ -79,6 +71,17 @@ impl Ambient {
     pub fn list_width(&self) -> Option<usize> {
         let width = self.wished_width().or(self.terminal_width.filter(|_| self.stdout_is_terminal))?;
         Some(width.max(MINIMUM_WIDTH))
+    }
+
+    /// A variable that turns something on.
+    pub fn switch(&self, name: &str) -> Result<bool, CommandError> {
+        match self.variables.text(name) {
+            None | Some("0" | "false" | "no") => Ok(false),
+            Some("1" | "true" | "yes") => Ok(true),
+            Some(text) => {
+                Err(CommandError::usage(format!("{name} is `{text}`")).help("set it to 1, or unset it"))
+            }
+        }
     }
 
     /// Where accel keeps its files; nothing is made.

@@ -135,14 +135,6 @@ pub enum Command {
     /// Find mistakes in accel.toml and the files that it names
     Check,
 
-    /// Show what jobs would run, and where each value came from
-    #[command(after_help = "\
-Examples:
-  accel plan test                 the compiled sandbox spec, as TOML
-  accel plan test --format json   the same for programs
-  accel plan                      every job")]
-    Plan(PlanArgs),
-
     /// Show why jobs run where they run
     Explain(ExplainArgs),
 
@@ -188,17 +180,17 @@ Examples:
 pub struct RunArgs {
     /// Names, globs or matrix combinations of jobs
     #[arg(value_name = "JOB")]
-    pub jobs: Vec<String>,
+    pub names: Vec<String>,
 
     /// Run here or there, whatever the rules say [env: ACCEL_ON]
     #[arg(long, value_name = "PLACE")]
     pub on: Option<OnArg>,
 
-    /// At most this many jobs at once [default: the number of cores; no limit on Modal]
-    #[arg(short = 'j', long = "parallel", value_name = "N")]
-    pub parallel: Option<NonZeroUsize>,
+    /// At most this many jobs at once [default: the number of cores; no limit on Modal; env: ACCEL_JOBS]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
 
-    /// After a failure, still run the jobs that do not depend on it
+    /// After a failure, still run the jobs that do not depend on it [env: ACCEL_KEEP_GOING]
     #[arg(short, long)]
     pub keep_going: bool,
 
@@ -237,22 +229,6 @@ impl OnArg {
 }
 
 #[derive(Debug, Args)]
-pub struct PlanArgs {
-    /// Names, globs or matrix combinations of jobs [default: all]
-    #[arg(value_name = "JOB")]
-    pub jobs: Vec<String>,
-    #[arg(long, value_name = "FORMAT", default_value = "toml")]
-    pub format: PlanFormatArg,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PlanFormatArg {
-    Toml,
-    Json,
-    Yaml,
-}
-
-#[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Names, globs or matrix combinations of jobs
     #[arg(value_name = "JOB", required = true)]
@@ -271,9 +247,9 @@ pub enum ImageCommand {
 
 #[derive(Debug, Args)]
 pub struct ImageBuildArgs {
-    /// Jobs whose images to make [default: all jobs]
-    #[arg(value_name = "JOB")]
-    pub jobs: Vec<String>,
+    /// Names of images [default: all that jobs use]
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
     /// Make them again even if they are there
     #[arg(long)]
     pub force: bool,
@@ -336,9 +312,13 @@ pub fn parse(arguments: &[OsString]) -> Parsed {
     }
 }
 
-/// The short help, without a final newline's worth of noise.
-pub fn short_help() -> String {
-    Cli::command().render_help().to_string()
+/// The short help.
+pub fn short_help(color: ColorChoice) -> String {
+    let help = Cli::command().render_help();
+    match color {
+        ColorChoice::Plain => help.to_string(),
+        ColorChoice::Ansi => help.ansi().to_string(),
+    }
 }
 
 /// The completion script of a shell.

@@ -1,9 +1,11 @@
 //! Why a command did not do its work: the kind decides the exit code and what is printed.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::base::exit_code;
-use crate::diag::{Diagnostic, SourceMap};
+use crate::config::codes;
+use crate::diag::{Diagnostic, Severity, SourceMap};
 
 use super::printer::Printer;
 
@@ -42,12 +44,49 @@ impl CommandError {
         }
     }
 
+    /// No accel.toml was found.
+    pub fn is_missing_file(&self) -> bool {
+        let Self::Configuration { diagnostics, .. } = self else { return false };
+        diagnostics.iter().any(|diagnostic| diagnostic.code == codes::NO_CONFIG)
+    }
+
+    /// One line without details.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Usage { message, .. } | Self::Failed { message, .. } => message.clone(),
+            Self::Configuration { diagnostics, sources } => counts(diagnostics, sources),
+        }
+    }
+
     pub fn print(&self, printer: &Printer) {
         match self {
             Self::Usage { message, help } | Self::Failed { message, help } => printer.error(message, help),
-            Self::Configuration { diagnostics, sources } => printer.diagnostics(diagnostics, sources),
+            Self::Configuration { diagnostics, sources } => {
+                printer.diagnostics(diagnostics, sources);
+                if diagnostics.iter().any(|diagnostic| diagnostic.location.is_some()) {
+                    printer.say(format!("{}\n", counts(diagnostics, sources)));
+                }
+            }
         }
     }
+}
+
+/// `3 errors, 1 warning in accel.toml`.
+fn counts(diagnostics: &[Diagnostic], sources: &SourceMap) -> String {
+    let of = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+    let counted = |count, noun: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {noun}")),
+        more => Some(format!("{more} {noun}s")),
+    };
+    let counts = [counted(of(Severity::Error), "error"), counted(of(Severity::Warning), "warning")];
+    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let located = diagnostics.iter().filter_map(|diagnostic| diagnostic.location);
+    let files: BTreeSet<&str> = located.map(|location| sources.get(location.source).name.as_str()).collect();
+    if files.is_empty() {
+        return counts;
+    }
+    format!("{counts} in {}", files.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 impl From<io::Error> for CommandError {

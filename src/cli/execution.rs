@@ -12,7 +12,7 @@ use crate::backend::local::{ColorHint, LocalBackend, LocalSettings};
 use crate::backend::{Backend, CancelSource};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
-use crate::engine::{self, Backends, Decide, Jitter, OutputPolicy, Parallel, RunOptions};
+use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
 use crate::event;
 use crate::plan::spec::Plan;
 use crate::process::{Ownership, Supervisor};
@@ -20,9 +20,11 @@ use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
 use crate::sink::{self, JsonSink, Sink, TerminalSink};
 
 use super::ambient::{Ambient, ColorWish};
+use super::context::Context;
 use super::error::CommandError;
 use super::not_built;
 use super::printer::{Format, Printer, Verbosity};
+use super::routing;
 use super::signals::{IgnoredSignals, Signals};
 
 /// What the command line says about how to run.
@@ -43,29 +45,25 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
 }
 
 /// Runs the plan to its exit code.
-pub fn execute(
-    plan: Plan,
-    wishes: Wishes,
-    decide: Decide,
-    ambient: &Ambient,
-    folder: &Path,
-    printer: &Printer,
-) -> Result<u8, CommandError> {
+pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path) -> Result<u8, CommandError> {
     let plan = Arc::new(plan);
     let run = uuid::Uuid::new_v4().simple().to_string();
-    let backends = backends(&plan, &run, wishes, ambient, folder);
+    let supervisor = Supervisor::new(Ownership::Process);
+    let backends = backends(&plan, &run, wishes, &supervisor, context.ambient, folder);
     let options = RunOptions {
         run,
         parallel: parallel(wishes.limit, plan.jobs.len()),
         on_failure: wishes.on_failure,
         fallback: wishes.fallback,
-        output: match printer.format {
+        output: match context.printer.format {
             Format::Text => OutputPolicy::InheritWhenAlone,
             Format::Json => OutputPolicy::Events,
         },
         jitter: Jitter::random(),
     };
-    let summary = watched(printer, ambient, async |emitter, cancel| {
+    let summary = watched(context, async |emitter, cancel| {
+        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch());
+        let decide = routing::decide(&plan, &gatherer).await;
         engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
     })?;
     Ok(engine::exit_code(&plan, &summary))
@@ -73,14 +71,14 @@ pub fn execute(
 
 /// Does `work` while sinks show its events and signals climb the ladder.
 pub fn watched<T>(
-    printer: &Printer,
-    ambient: &Ambient,
+    context: &Context<'_>,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
     let runtime = runtime()?;
     let (emitter, receiver) = event::channel();
-    let thread = sink::start(receiver, vec![sink(printer, ambient).map_err(cannot)?]).map_err(cannot)?;
+    let thread = sink::start(receiver, vec![sink(&context.printer, context.ambient).map_err(cannot)?])
+        .map_err(cannot)?;
     let source = CancelSource::default();
     let done = runtime.block_on(async {
         let signals = Signals::listen(IgnoredSignals::of_this_process())?;
@@ -91,7 +89,7 @@ pub fn watched<T>(
     });
     // Every emitter is gone with the work, so this ends once all has been shown.
     for failure in thread.join() {
-        printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
+        context.printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
     }
     done.map_err(cannot)
 }
@@ -105,21 +103,29 @@ fn parallel(limit: Option<NonZeroUsize>, jobs: usize) -> Parallel {
     }
 }
 
-fn backends(plan: &Plan, run: &str, wishes: Wishes, ambient: &Ambient, folder: &Path) -> Backends {
+fn backends(
+    plan: &Plan,
+    run: &str,
+    wishes: Wishes,
+    supervisor: &Supervisor,
+    ambient: &Ambient,
+    folder: &Path,
+) -> Backends {
     let settings = LocalSettings {
         host_env: ambient.variables.0.clone(),
         run: Some(run.to_owned()),
         color: color_hint(plan, wishes.color, ambient),
-        supervisor: Supervisor::new(Ownership::Process),
-        environments: Arc::new(UvEnvironments::new(host(ambient, folder))),
+        supervisor: supervisor.clone(),
+        environments: Arc::new(UvEnvironments::new(host(ambient, folder, supervisor))),
     };
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings));
     BTreeMap::from([(Place::Local, local), (Place::Modal, Arc::new(not_built::ModalBackend) as _)])
 }
 
 /// What this machine gives to the making of environments.
-pub fn host(ambient: &Ambient, folder: &Path) -> Host {
+pub fn host(ambient: &Ambient, folder: &Path, supervisor: &Supervisor) -> Host {
     Host {
+        supervisor: supervisor.clone(),
         directories: ambient.directories(folder),
         variables: ambient.variables.0.iter().cloned().collect(),
         network: ambient.network(),

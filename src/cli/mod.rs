@@ -7,70 +7,59 @@
 pub mod ambient;
 pub mod args;
 pub mod commands;
+pub mod context;
 pub mod error;
 pub mod execution;
 mod init;
 pub mod not_built;
 pub mod printer;
+pub mod project;
+pub mod routing;
 pub mod signals;
 
 pub use ambient::Ambient;
 
-use std::path::{Path, PathBuf};
-
 use crate::base::exit_code;
-use ambient::ColorWish;
-use args::{Cli, Command, GlobalArgs, Parsed, Rendered};
+use args::{Cli, Command, Parsed, Rendered};
+use context::Context;
 use error::CommandError;
-use printer::{Format, Printer, Verbosity};
 
 pub type Outcome = Result<u8, CommandError>;
 
 /// Runs one command line to its exit code.
 pub fn main(ambient: &Ambient) -> u8 {
     match args::parse(&ambient.arguments) {
-        Parsed::Run(cli) => run(ambient, *cli),
+        Parsed::Run(cli) => run(ambient, &cli),
         Parsed::Print(rendered) => show(ambient, &rendered),
     }
 }
 
-fn run(ambient: &Ambient, cli: Cli) -> u8 {
-    let printer = printer(ambient, Some(&cli.global));
-    dispatch(ambient, &cli, &printer).unwrap_or_else(|error| {
-        error.print(&printer);
+fn run(ambient: &Ambient, cli: &Cli) -> u8 {
+    let context = Context::new(ambient, &cli.global);
+    dispatch(cli.command.as_ref(), &context).unwrap_or_else(|error| {
+        error.print(&context.printer);
         error.exit_code()
     })
 }
 
-fn dispatch(ambient: &Ambient, cli: &Cli, printer: &Printer) -> Outcome {
-    let Some(command) = &cli.command else {
-        printer.result(args::short_help())?;
-        return Ok(0);
-    };
+fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
+    let Some(command) = command else { return commands::welcome::run(context) };
     match command {
-        Command::Init(args) => commands::init::run(args, &folder(ambient, &cli.global)?, printer),
-        Command::Completions { shell } => commands::completions::run(*shell, printer),
+        Command::Run(args) => commands::run::run(args, context),
+        Command::List => commands::list::run(context),
+        Command::Check => commands::check::run(context),
+        Command::Explain(args) => commands::explain::run(args, context),
+        Command::Image(command) => commands::image::run(command, context),
+        Command::Init(args) => commands::init::run(args, context),
+        Command::Schema => commands::schema::run(context),
+        Command::Completions { shell } => commands::completions::run(*shell, context),
+        Command::Doctor => commands::doctor::run(context),
     }
-}
-
-/// The folder to work in: the current one, or `-C` from there.
-fn folder(ambient: &Ambient, global: &GlobalArgs) -> Result<PathBuf, CommandError> {
-    let current = ambient.folder.as_ref();
-    let folder = match (&global.directory, current) {
-        (Some(directory), _) if directory.is_absolute() => directory.clone(),
-        (directory, Ok(current)) => current.join(directory.as_deref().unwrap_or(Path::new(""))),
-        (_, Err(error)) => {
-            return Err(CommandError::failed(format!("cannot tell the current folder: {error}")));
-        }
-    };
-    folder
-        .canonicalize()
-        .map_err(|error| CommandError::usage(format!("cannot work in {}: {error}", folder.display())))
 }
 
 /// Help and version go to stdout, usage errors to stderr.
 fn show(ambient: &Ambient, rendered: &Rendered) -> u8 {
-    let printer = printer(ambient, None);
+    let printer = context::printer(ambient, None);
     let stream_color = if rendered.code == 0 { printer.stdout_color } else { printer.stderr_color };
     let text = rendered.text(stream_color);
     if rendered.code != 0 {
@@ -78,24 +67,6 @@ fn show(ambient: &Ambient, rendered: &Rendered) -> u8 {
         return rendered.code;
     }
     printer.result(text).map_or(exit_code::ACCEL_FAILED, |()| 0)
-}
-
-fn printer(ambient: &Ambient, global: Option<&GlobalArgs>) -> Printer {
-    let wish = global.map_or(ColorWish::Auto, |global| global.color.into());
-    let verbosity = match global {
-        Some(global) if global.quiet => Verbosity::Quiet,
-        Some(global) if global.verbose > 0 => Verbosity::Verbose,
-        _ => Verbosity::Normal,
-    };
-    let json = global.is_some_and(|global| global.json);
-    Printer {
-        format: if json { Format::Json } else { Format::Text },
-        stdout_color: ambient.color(wish, ambient.stdout_is_terminal),
-        stderr_color: ambient.color(wish, ambient.stderr_is_terminal),
-        width: ambient.width(),
-        list_width: ambient.list_width(),
-        verbosity,
-    }
 }
 
 /// Replaces Rust's panic report, which is for programmers, by one line that says what to do.

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::config::model::Config;
+use crate::config::model::{Config, Layer};
+use crate::config::{self, LoadError, LoadRequest, Loaded};
 use crate::diag::{Diagnostic, Severity};
 use crate::plan::Selection;
 use crate::plan::spec::Plan;
 use crate::workspace;
+use std::collections::BTreeMap;
 
-use super::ambient::{ACCEL_CONFIG, ACCEL_PROFILE, Ambient};
-use super::args::GlobalArgs;
+use super::ambient::Ambient;
+use super::context::Context;
 use super::error::CommandError;
 use super::printer::Printer;
 
@@ -21,6 +23,33 @@ pub struct Project {
 }
 
 impl Project {
+    /// Finds the file and checks it.
+    pub fn open(context: &Context<'_>) -> Result<Self, CommandError> {
+        let folder = context.folder()?;
+        let request = LoadRequest {
+            explicit: context.global.config.as_ref().map(|file| folder.join(file)),
+            profile: context
+                .global
+                .profile
+                .clone()
+                .map(|profile| (profile, Layer::Flag("--profile".to_owned()))),
+            variables: accel_variables(context.ambient)?,
+            display_base: folder.clone(),
+            start: folder.clone(),
+        };
+        match config::load(&request) {
+            Ok(Loaded { config, warnings }) => Ok(Self { config, warnings, folder }),
+            Err(LoadError { sources, diagnostics }) => {
+                Err(CommandError::Configuration { diagnostics, sources })
+            }
+        }
+    }
+
+    /// The file itself, as it is shown.
+    pub fn file(&self) -> &str {
+        self.config.sources.first().map_or("accel.toml", |source| &source.name)
+    }
+
     /// Compiles what is asked for, reading the files that its images name.
     pub fn plan(&self, selection: &Selection) -> Result<Plan, CommandError> {
         workspace::plan(&self.config, selection).map_err(|diagnostics| CommandError::Configuration {
@@ -49,4 +78,18 @@ impl Project {
             more => error.help(format!("there are {more} jobs: `accel list` shows them")),
         }
     }
+}
+
+/// The variables that configuration reads; a value that is not text is an error of its own.
+fn accel_variables(ambient: &Ambient) -> Result<BTreeMap<String, String>, CommandError> {
+    let mut found = BTreeMap::new();
+    for (name, value) in &ambient.variables.0 {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("ACCEL_")) else { continue };
+        let value = value.to_str().ok_or_else(|| {
+            CommandError::usage(format!("the value of {name} is not UTF-8"))
+                .help("set it to text, or unset it")
+        })?;
+        found.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(found)
 }

@@ -70,6 +70,11 @@ impl SourceMap {
         &self.sources[id.0 as usize]
     }
 
+    /// What was read first: the file that the others belong to.
+    pub fn first(&self) -> Option<&Source> {
+        self.sources.first()
+    }
+
     /// 1-based line and column (in characters) of a location's start.
     pub fn line_column(&self, location: Location) -> (usize, usize) {
         let text = &self.get(location.source).text;

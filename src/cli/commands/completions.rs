@@ -2,9 +2,9 @@
 
 use crate::cli::Outcome;
 use crate::cli::args::{self, Shell};
-use crate::cli::printer::Printer;
+use crate::cli::context::Context;
 
-pub fn run(shell: Shell, printer: &Printer) -> Outcome {
-    printer.result(args::completions(shell))?;
+pub fn run(shell: Shell, context: &Context<'_>) -> Outcome {
+    context.printer.result(args::completions(shell))?;
     Ok(0)
 }

@@ -10,9 +10,11 @@ use crate::backend::CancelSource;
 use crate::base::exit_code;
 use crate::cli::Outcome;
 use crate::cli::ambient::Ambient;
+use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::execution::runtime;
 use crate::cli::printer::{Format, Printer, Style};
+use crate::cli::project::Project;
 use crate::process::{Input, Launch, Ownership, Supervisor, Tool, find_program};
 use crate::store::Directories;
 
@@ -54,11 +56,11 @@ impl Finding {
     }
 }
 
-/// `configuration` is what opening the project found.
-pub fn run(ambient: &Ambient, folder: &Path, configuration: Finding, printer: &Printer) -> Outcome {
+pub fn run(context: &Context<'_>) -> Outcome {
+    let (ambient, printer, folder) = (context.ambient, &context.printer, &context.folder()?);
     let runtime = runtime()?;
     let tools = Tools { ambient, folder, supervisor: Supervisor::new(Ownership::Process) };
-    let mut findings = vec![configuration];
+    let mut findings = vec![configuration(context)];
     findings.extend(runtime.block_on(tools.findings()));
     findings.extend(directories(ambient, folder));
     findings.extend(file_watching());
@@ -93,6 +95,19 @@ fn report(findings: &[Finding], printer: &Printer) -> Result<(), CommandError> {
     }
     printer.result(text)?;
     Ok(())
+}
+
+fn configuration(context: &Context<'_>) -> Finding {
+    match Project::open(context) {
+        Ok(project) => {
+            let (jobs, file) = (project.config.jobs.len(), project.file());
+            Finding::ok("configuration", format!("{file}, {jobs} {}", if jobs == 1 { "job" } else { "jobs" }))
+        }
+        Err(error) if error.is_missing_file() => {
+            Finding::warn("configuration", "no accel.toml here or above", "`accel init` writes one")
+        }
+        Err(error) => Finding::fail("configuration", error.summary(), "`accel check` shows what is wrong"),
+    }
 }
 
 struct Tools<'a> {

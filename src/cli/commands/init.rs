@@ -1,28 +1,28 @@
 //! `accel init`: writes an accel.toml for what is there. Never overwrites unless told to.
 
-use std::path::Path;
-
 use crate::base::files;
 use crate::cli::Outcome;
 use crate::cli::args::InitArgs;
+use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::init::{self, Draft};
 use crate::cli::printer::{Printer, Style};
+use crate::config::FILE_NAMES;
 
-/// The file that init writes, and those that mean that there is one.
-const TARGET: &str = "accel.toml";
-const TAKEN: [&str; 3] = ["accel.toml", "accel.yaml", "accel.yml"];
+/// The file that init writes.
+const TARGET: &str = FILE_NAMES[0];
 
-pub fn run(args: &InitArgs, folder: &Path, printer: &Printer) -> Outcome {
+pub fn run(args: &InitArgs, context: &Context<'_>) -> Outcome {
+    let (folder, printer) = (context.folder()?, &context.printer);
     if !args.print
         && !args.force
-        && let Some(taken) = TAKEN.iter().find(|name| folder.join(name).exists())
+        && let Some(taken) = FILE_NAMES.iter().find(|name| folder.join(name).exists())
     {
         return Err(CommandError::usage(format!("{taken} is already there")).help(
             "`accel init --print` shows what would be written, `accel init --force` replaces the file",
         ));
     }
-    let (draft, text) = init::draft(folder);
+    let (draft, text) = init::draft(&folder);
     for file in &draft.not_understood {
         printer.warning(&format!("passed over {file}"));
     }

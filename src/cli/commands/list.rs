@@ -4,7 +4,9 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::cli::Outcome;
+use crate::cli::context::Context;
 use crate::cli::printer::{Format, Printer, Style};
+use crate::cli::project::Project;
 use crate::config::model::{Config, Image, ImageRef, Job, Route, SharedRule};
 use crate::domain::Place;
 use crate::plan;
@@ -16,7 +18,9 @@ const SHORTEST_DESCRIPTION: usize = 12;
 /// Names longer than this do not push the other columns to the right.
 const WIDEST_NAME: usize = 32;
 
-pub fn run(config: &Config, printer: &Printer) -> Outcome {
+pub fn run(context: &Context<'_>) -> Outcome {
+    let project = Project::open(context)?;
+    let (config, printer) = (&project.config, &context.printer);
     let rows = rows(config);
     if printer.format == Format::Json {
         printer.json(&Document { version: 1, project: &config.project.value, jobs: &rows })?;
@@ -143,7 +147,7 @@ fn image_has_gpu(config: &Config, image: Option<&ImageRef>) -> bool {
 }
 
 /// Columns as wide as they need to be, within what a terminal has.
-fn table(rows: &[Row<'_>], printer: &Printer) -> String {
+pub fn table(rows: &[Row<'_>], printer: &Printer) -> String {
     if printer.list_width.is_some_and(|width| width < NARROW) {
         return rows.iter().map(|row| format!("{}\n", printer.paint(Style::Name, row.name))).collect();
     }
