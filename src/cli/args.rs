@@ -135,6 +135,14 @@ pub enum Command {
     /// Find mistakes in accel.toml and the files that it names
     Check,
 
+    /// Show what jobs would run, and where each value came from
+    #[command(after_help = "\
+Examples:
+  accel plan test                 the compiled sandbox spec, as TOML
+  accel plan test --format json   the same for programs
+  accel plan                      every job")]
+    Plan(PlanArgs),
+
     /// Show why jobs run where they run
     Explain(ExplainArgs),
 
@@ -226,6 +234,22 @@ impl OnArg {
     pub fn parse(text: &str) -> Option<Self> {
         Self::from_str(text, false).ok()
     }
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Names, globs or matrix combinations of jobs [default: all]
+    #[arg(value_name = "JOB")]
+    pub jobs: Vec<String>,
+    #[arg(long, value_name = "FORMAT", default_value = "toml")]
+    pub format: PlanFormatArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormatArg {
+    Toml,
+    Json,
+    Yaml,
 }
 
 #[derive(Debug, Args)]

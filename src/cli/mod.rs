@@ -48,6 +48,7 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
         Command::Run(args) => commands::run::run(args, context),
         Command::List => commands::list::run(context),
         Command::Check => commands::check::run(context),
+        Command::Plan(args) => commands::plan::run(args, context),
         Command::Explain(args) => commands::explain::run(args, context),
         Command::Image(command) => commands::image::run(command, context),
         Command::Init(args) => commands::init::run(args, context),

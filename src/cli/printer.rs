@@ -87,10 +87,26 @@ impl Printer {
         };
         let mut text = String::new();
         for diagnostic in diagnostics.iter().filter(visible) {
+            if diagnostic.location.is_none() && diagnostic.related.is_empty() {
+                self.without_place(diagnostic, &mut text);
+                continue;
+            }
             text.push_str(&diag::render(diagnostic, sources, self.stderr_color, self.width));
             text.push_str("\n\n");
         }
         write_stderr(&text);
+    }
+
+    /// A finding that no text is at fault for reads like any other error.
+    fn without_place(&self, diagnostic: &Diagnostic, text: &mut String) {
+        let (style, word) = match diagnostic.severity {
+            Severity::Error => (Style::Error, "error:"),
+            Severity::Warning => (Style::Warning, "warning:"),
+        };
+        text.push_str(&format!("{} {}\n", self.paint_stderr(style, word), diagnostic.message));
+        for help in &diagnostic.help {
+            text.push_str(&format!("{} {help}\n", self.paint_stderr(Style::Help, "help:")));
+        }
     }
 
     pub fn paint(&self, style: Style, text: &str) -> String {
@@ -105,6 +121,7 @@ impl Printer {
 /// What a piece of text means; colour only underlines it.
 #[derive(Debug, Clone, Copy)]
 pub enum Style {
+    Plain,
     Name,
     Dim,
     Good,
@@ -119,6 +136,7 @@ fn paint(color: ColorChoice, style: Style, text: &str) -> String {
         return text.to_owned();
     }
     let style = match style {
+        Style::Plain => return text.to_owned(),
         Style::Name => Ansi::new().bold(),
         Style::Dim => Ansi::new().dimmed(),
         Style::Good => AnsiColor::Green.on_default(),

@@ -14,3 +14,7 @@ mod config_diagnostics;
 mod config_load;
 mod environment;
 mod process_local;
+mod cli_commands;
+mod cli_exit_codes;
+mod cli_init;
+mod cli_surroundings;

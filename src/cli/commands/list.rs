@@ -3,11 +3,12 @@
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
+use crate::base::quote::shell_join;
 use crate::cli::Outcome;
 use crate::cli::context::Context;
 use crate::cli::printer::{Format, Printer, Style};
 use crate::cli::project::Project;
-use crate::config::model::{Config, Image, ImageRef, Job, Route, SharedRule};
+use crate::config::model::{Command, Config, Image, ImageRef, Job, Route, SharedRule};
 use crate::domain::Place;
 use crate::plan;
 
@@ -45,6 +46,8 @@ struct Document<'a> {
 pub struct Row<'a> {
     pub name: &'a str,
     pub desc: Option<&'a str>,
+    /// What runs, on one line; absent for a job that only groups others.
+    pub command: Option<String>,
     /// `local`, `modal`, `auto`, `race`, `rules`, or `gpu`: Modal unless this machine has the GPU.
     pub route: &'static str,
     pub image: Option<&'a str>,
@@ -65,6 +68,7 @@ fn row<'a>(config: &'a Config, job: &'a Job, positions: &mut LineNumbers) -> Row
     Row {
         name: &job.name,
         desc: job.settings.desc.as_ref().map(|desc| desc.value.as_str()),
+        command: command(config, job),
         route: route_hint(config, job, image),
         image: image.map(|image| match image {
             ImageRef::Named(name) => name.as_str(),
@@ -74,6 +78,14 @@ fn row<'a>(config: &'a Config, job: &'a Job, positions: &mut LineNumbers) -> Row
         combinations: combinations(job),
         defined_at: positions.of(config, job),
     }
+}
+
+fn command(config: &Config, job: &Job) -> Option<String> {
+    let run = job.settings.run.as_ref().or(config.defaults.run.as_ref())?;
+    Some(match &run.value {
+        Command::Shell(text) => text.trim().to_owned(),
+        Command::Argv(words) => shell_join(words.iter().map(String::as_str)),
+    })
 }
 
 /// Line numbers of locations that mostly go up, without counting from the start for each.
@@ -188,10 +200,13 @@ impl Columns {
             text.push_str(&printer.paint(Style::Dim, image));
             pad(text, image.width(), self.image);
         }
-        if let Some(desc) = row.desc {
+        if let Some(words) = described(row) {
             let gap = if self.image > 0 { self.image + 2 } else { 0 };
             let used = name.width().max(self.name) + 2 + self.route + gap + 2;
-            push_description(desc, printer.list_width.map(|width| width.saturating_sub(used)), text);
+            let words = fitting(&words, printer.list_width.map(|width| width.saturating_sub(used)));
+            let style = if row.desc.is_some() { Style::Plain } else { Style::Dim };
+            text.push_str("  ");
+            text.push_str(&printer.paint(style, &words));
         }
         text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
@@ -206,22 +221,25 @@ fn pad(text: &mut String, used: usize, width: usize) {
     text.extend(std::iter::repeat_n(' ', width.saturating_sub(used)));
 }
 
-fn push_description(desc: &str, room: Option<usize>, text: &mut String) {
-    let line = desc.lines().next().unwrap_or_default();
+/// The description, else what the job does.
+fn described(row: &Row<'_>) -> Option<String> {
+    let first_line = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+    let needs = || (!row.needs.is_empty()).then(|| format!("needs {}", row.needs.join(", ")));
+    row.desc.map(first_line).or_else(|| row.command.as_deref().map(first_line)).or_else(needs)
+}
+
+/// As much as there is room for.
+fn fitting(line: &str, room: Option<usize>) -> String {
     match room {
-        Some(room) if room < SHORTEST_DESCRIPTION => {}
+        Some(room) if room < SHORTEST_DESCRIPTION => String::new(),
         Some(room) if line.width() > room => {
-            text.push_str("  ");
             let mut used = 1;
-            text.extend(line.chars().take_while(|c| {
+            let fits = |c: &char| {
                 used += unicode_width::UnicodeWidthChar::width(*c).unwrap_or(0);
                 used <= room
-            }));
-            text.push('…');
+            };
+            line.chars().take_while(fits).chain(['…']).collect()
         }
-        _ => {
-            text.push_str("  ");
-            text.push_str(line);
-        }
+        _ => line.to_owned(),
     }
 }

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod image;
 pub mod init;
 pub mod list;
+pub mod plan;
 pub mod run;
 pub mod schema;
 pub mod welcome;

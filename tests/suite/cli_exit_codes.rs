@@ -1,0 +1,101 @@
+//! Every documented exit code, from the real binary.
+
+use crate::world::{Signal, World};
+
+const JOBS: &str = r#"
+version = 1
+[jobs.pass]
+run = "true"
+[jobs.seven]
+run = "exit 7"
+[jobs.slow]
+run = "sleep 600"
+timeout = "200ms"
+[jobs.missing]
+run = ["no-such-command-anywhere"]
+[jobs.forbidden]
+run = ["./not-executable"]
+[jobs.terminated]
+run = "kill -TERM $$"
+[jobs.remote]
+route = "modal"
+run = "true"
+[jobs.waits]
+run = "echo ready; exec sleep 600"
+[jobs.depends]
+needs = ["seven"]
+run = "true"
+"#;
+
+fn world() -> World {
+    World::new().file("accel.toml", JOBS).file("not-executable", "data")
+}
+
+#[test]
+fn the_codes_of_runs_that_end_by_themselves() {
+    let world = world();
+    let check = |arguments: &[&str], code| {
+        world.accel(["run"]).args(arguments).run().code(code);
+    };
+    check(&["pass"], 0);
+    check(&["seven"], 7);
+    check(&["pass", "seven"], 1);
+    check(&["--keep-going", "pass", "seven"], 1);
+    check(&["depends"], 7);
+    check(&["slow"], 124);
+    check(&["remote"], 125);
+    check(&["forbidden"], 126);
+    check(&["missing"], 127);
+    check(&["terminated"], 143);
+}
+
+#[test]
+fn usage_and_configuration_are_two() {
+    let world = world();
+    world.accel(["run"]).run().code(2).stdout("").stderr_has("pass, seven");
+    world.accel(["run", "--no-such-flag"]).run().code(2).stdout("");
+    world.accel(["run", "pas"]).run().code(2).stderr_has("did you mean `pass`?");
+    world.write("accel.toml", "version = 1\n[jobs.a]\nrun = 1\nrunn = 'x'\n");
+    world.accel(["run", "a"]).run().code(2).stderr_has("accel.toml:3").stderr_has("2 errors in accel.toml");
+}
+
+#[test]
+fn a_project_without_a_file_says_how_to_begin() {
+    World::new().accel(["run", "test"]).run().code(2).stdout("").stderr_has("accel init");
+}
+
+#[test]
+fn a_signal_stops_the_run_and_names_its_code() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let world = world();
+        let mut running = world.accel(["run", "waits"]).spawn();
+        running.wait_for_stdout("ready\n").signal(signal);
+        running.finish().code(code);
+    }
+}
+
+#[test]
+fn a_second_signal_kills_what_ignores_the_first() {
+    let world = World::new().file(
+        "accel.toml",
+        "version = 1\n[jobs.deaf]\nrun = \"trap '' INT TERM; echo ready; while :; do sleep 600 & wait; done\"\n\
+         stop_timeout = '1h'\n",
+    );
+    let mut running = world.accel(["run", "deaf"]).spawn();
+    running.wait_for_stdout("ready\n").signal(Signal::INT);
+    running.wait_for_stderr("again").signal(Signal::INT);
+    running.finish().code(130);
+}
+
+#[test]
+fn what_is_not_built_says_so_and_fails_as_accel() {
+    let world = World::new().file(
+        "accel.toml",
+        "version = 1\n[jobs.split]\nrun = 'true'\nshard = { count = 2 }\n\n[jobs.there]\nroute = 'modal'\nrun = 'true'\n",
+    );
+    world.accel(["run", "split"]).run().code(125).stderr_has("not built yet").stderr_has("split");
+    world.accel(["run", "there"]).run().code(125).stderr_has("not built yet").stderr_has("--on local");
+    world.accel(["run", "there", "--on", "local"]).run().code(0);
+    world.accel(["run", "there"]).env("ACCEL_ON", "local").run().code(0);
+    world.accel(["run", "there"]).env("ACCEL_ON", "moon").run().code(2).stderr_has("ACCEL_ON");
+}
