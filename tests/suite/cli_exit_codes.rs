@@ -75,19 +75,6 @@ fn a_signal_stops_the_run_and_names_its_code() {
 }
 
 #[test]
-fn a_second_signal_kills_what_ignores_the_first() {
-    let world = World::new().file(
-        "accel.toml",
-        "version = 1\n[jobs.deaf]\nrun = \"trap '' INT TERM; echo ready; while :; do sleep 600 & wait; done\"\n\
-         stop_timeout = '1h'\n",
-    );
-    let mut running = world.accel(["run", "deaf"]).spawn();
-    running.wait_for_stdout("ready\n").signal(Signal::INT);
-    running.wait_for_stderr("again").signal(Signal::INT);
-    running.finish().code(130);
-}
-
-#[test]
 fn what_is_not_built_says_so_and_fails_as_accel() {
     let world = World::new().file(
         "accel.toml",
