@@ -10,11 +10,11 @@ mod world;
 mod beacons;
 
 mod cli_basics;
-mod config_diagnostics;
-mod config_load;
-mod environment;
-mod process_local;
 mod cli_commands;
 mod cli_exit_codes;
 mod cli_init;
 mod cli_surroundings;
+mod config_diagnostics;
+mod config_load;
+mod environment;
+mod process_local;
