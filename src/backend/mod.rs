@@ -8,6 +8,7 @@
 pub mod cancel;
 pub mod fake;
 pub mod local;
+pub mod modal;
 
 use std::future::Future;
 use std::path::PathBuf;
