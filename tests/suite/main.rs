@@ -18,3 +18,8 @@ mod config_diagnostics;
 mod config_load;
 mod environment;
 mod process_local;
+
+#[path = "../support/python.rs"]
+mod python;
+
+mod modal_wire;

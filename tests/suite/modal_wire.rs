@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet, field_descriptor_proto};
 
-use crate::support::python;
+use crate::python;
 
 const SERVICES: [&str; 2] = ["modal.client", "modal.task_command_router"];
 
