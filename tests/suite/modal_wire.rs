@@ -38,8 +38,11 @@ fn generate(client: &Path, server: &Path) {
     };
     base().build_server(false).out_dir(client).compile_fds(schema()).expect("client code");
     let mut builder = base().build_client(false).out_dir(server);
-    for (package, module) in [("modal.client", "client"), ("modal.task_command_router", "task_command_router")] {
-        builder = builder.extern_path(format!(".{package}"), format!("::accel::backend::modal::wire::{module}"));
+    for (package, module) in
+        [("modal.client", "client"), ("modal.task_command_router", "task_command_router")]
+    {
+        builder =
+            builder.extern_path(format!(".{package}"), format!("::accel::backend::modal::wire::{module}"));
     }
     builder.compile_fds(schema()).expect("server code");
 }

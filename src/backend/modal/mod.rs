@@ -4,4 +4,5 @@
 //! them, [`wire`] the messages, [`transport`] how a call is made and repeated, [`image`] how an image becomes the
 //! requests that the official SDK would send. Nothing outside this folder sees a message of the wire.
 
+pub mod image;
 pub mod wire;
