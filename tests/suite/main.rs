@@ -22,4 +22,5 @@ mod process_local;
 #[path = "../support/python.rs"]
 mod python;
 
+mod modal_images;
 mod modal_wire;
