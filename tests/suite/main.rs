@@ -23,4 +23,5 @@ mod process_local;
 mod python;
 
 mod modal_images;
+mod modal_settings;
 mod modal_wire;

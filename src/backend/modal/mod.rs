@@ -5,4 +5,5 @@
 //! requests that the official SDK would send. Nothing outside this folder sees a message of the wire.
 
 pub mod image;
+pub mod settings;
 pub mod wire;

@@ -61,7 +61,7 @@ pub struct LayerIds<'a> {
 }
 
 /// Options of the user's Modal settings that apply to every layer.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BuildOptions {
     pub force_build: bool,
     pub ignore_cache: bool,
