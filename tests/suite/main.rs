@@ -19,9 +19,12 @@ mod config_load;
 mod environment;
 mod process_local;
 
+#[path = "../support/fake_modal/mod.rs"]
+mod fake_modal;
 #[path = "../support/python.rs"]
 mod python;
 
 mod modal_images;
 mod modal_settings;
+mod modal_transport;
 mod modal_wire;

@@ -546,3 +546,108 @@ fn contexts_follow_links_to_files_only_and_stay_inside() {
     };
     assert_eq!(names(copied), ["/a", "/sub/b", "/to-file"]);
 }
+
+/// Builds definitions with the official SDK and prints nothing; what it sends is what counts.
+const OFFICIAL: &str = r#"
+import modal
+app = modal.App.lookup("a", create_if_missing=True)
+slim = modal.Image.debian_slim("3.12")
+named = modal.Secret.from_name
+images = [
+    slim.apt_install("git").uv_pip_install("numpy[x]", "b>=2", requirements=["requirements.txt"]).env({"A": "it's"}),
+    modal.Image.from_registry("ghcr.io/o/i:1", secret=named("creds"), add_python="3.13").pip_install("a", env={"K": "v"}),
+    modal.Image.from_dockerfile("ctx/Dockerfile", context_dir="ctx", build_args={"A": "1"}, gpu="T4").workdir("/w"),
+    slim.add_local_dir("ctx", "/srv", copy=True).run_commands("echo one", volumes={"/c": modal.Volume.from_name("v")}),
+    slim.uv_sync(".", extras=["test"]).poetry_install_from_file("poetry/pyproject.toml", only=["d"]),
+    modal.Image.micromamba("3.12").micromamba_install("n", spec_file="spec.yml", channels=["c"]).entrypoint(["x", "é"]),
+]
+for image in images:
+    image.build(app)
+    modal.App.lookup("end", create_if_missing=True)
+"#;
+
+/// The same definitions as [`OFFICIAL`].
+fn same_definitions() -> Vec<ImageSpec> {
+    let pip_layer = pip(Installer::Pip, &["a"], &[], PipOptions::default());
+    let mut private = registry_with("ghcr.io/o/i:1", Some("3.13"), RegistryAuth::Static("creds".into()), &[]);
+    private.layers.push(LayerSpec { env: pairs(&[("K", "v")]), ..layer(pip_layer) });
+    let mut docker = dockerfile("Dockerfile", |base| {
+        if let BaseSpec::Dockerfile { build_args, gpu: wanted, .. } = base {
+            *build_args = pairs(&[("A", "1")]);
+            *wanted = gpu("T4", 1);
+        }
+    });
+    docker.layers.push(layer(StepSpec::Workdir("/w".into())));
+    let copy = StepSpec::Copy { from: "ctx".into(), to: "/srv".into(), ignore: Vec::new() };
+    let mut copied = slim(vec![copy, StepSpec::Run(strings(&["echo one"]))]);
+    copied.layers[1].volumes.insert("/c".into(), Volume { name: "v".into(), read_only: false });
+    let micromamba = StepSpec::MicromambaInstall {
+        packages: strings(&["n"]),
+        spec_file: Some(file("spec.yml")),
+        channels: strings(&["c"]),
+    };
+    vec![
+        slim(vec![
+            StepSpec::Apt(strings(&["git"])),
+            pip(Installer::Uv, &["numpy[x]", "b>=2"], &["requirements.txt"], PipOptions::default()),
+            StepSpec::Env(pairs(&[("A", "it's")])),
+        ]),
+        private,
+        docker,
+        copied,
+        slim(vec![
+            uv_sync(".", true, |sync| sync.extras = strings(&["test"])),
+            poetry(true, |poetry| poetry.only = strings(&["d"])),
+        ]),
+        image(BaseSpec::Micromamba, "3.12", vec![micromamba, StepSpec::Entrypoint(strings(&["x", "é"]))]),
+    ]
+}
+
+/// Ids differ between the two sides; that one is there must not.
+fn without_ids(mut request: accel::backend::modal::wire::client::ImageGetOrCreateRequest) -> String {
+    let hide = |id: &mut String| {
+        if !id.is_empty() {
+            *id = "id".into();
+        }
+    };
+    hide(&mut request.app_id);
+    let image = request.image.as_mut().unwrap();
+    hide(&mut image.context_mount_id);
+    image.base_images.iter_mut().for_each(|base| hide(&mut base.image_id));
+    image.secret_ids.iter_mut().for_each(hide);
+    image.volume_mounts.iter_mut().for_each(|mount| hide(&mut mount.volume_id));
+    image.image_registry_config.iter_mut().for_each(|config| hide(&mut config.secret_id));
+    format!("{request:#?}")
+}
+
+#[tokio::test]
+async fn the_official_sdk_sends_the_same_requests_today() {
+    let Some(interpreter) = crate::python::with_modal() else { return };
+    for builder in [Builder::V2024_10, Builder::V2025_06, Builder::V2026_10] {
+        let modal = crate::fake_modal::FakeModal::start().await;
+        modal.state().builder = builder.as_str().into();
+        let home = tempfile::tempdir().unwrap();
+        let output = tokio::process::Command::new(&interpreter)
+            .args(["-c", OFFICIAL])
+            .current_dir(project())
+            .env_clear()
+            .env("HOME", home.path())
+            .env("MODAL_SERVER_URL", modal.url())
+            .env("MODAL_TOKEN_ID", "ak-1")
+            .env("MODAL_TOKEN_SECRET", "as-1")
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // The SDK asks once for layers that two definitions share.
+        let theirs: BTreeSet<_> = modal.state().image_requests.iter().cloned().map(without_ids).collect();
+        let mut server = Server::default();
+        let ours: BTreeSet<_> = same_definitions()
+            .iter()
+            .flat_map(|spec| server.requests(&compile(spec, builder).unwrap(), builder))
+            .map(|bytes| without_ids(decode(&bytes)))
+            .collect();
+        let missing: Vec<_> = theirs.symmetric_difference(&ours).collect();
+        assert!(missing.is_empty(), "under {} only one side sends {missing:#?}", builder.as_str());
+    }
+}

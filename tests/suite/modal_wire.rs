@@ -27,7 +27,8 @@ fn schema() -> FileDescriptorSet {
     compiler.file_descriptor_set()
 }
 
-/// Generates the client side for the library and the server side for the tests' own Modal.
+/// Generates the messages for the library, which names each call itself, and the server side for the tests' own
+/// Modal.
 fn generate(client: &Path, server: &Path) {
     let base = || {
         tonic_prost_build::configure()
@@ -36,8 +37,13 @@ fn generate(client: &Path, server: &Path) {
             .bytes(".")
             .emit_rerun_if_changed(false)
     };
-    base().build_server(false).out_dir(client).compile_fds(schema()).expect("client code");
-    let mut builder = base().build_client(false).out_dir(server);
+    base()
+        .build_server(false)
+        .build_client(false)
+        .out_dir(client)
+        .compile_fds(schema())
+        .expect("client code");
+    let mut builder = base().build_client(false).generate_default_stubs(true).out_dir(server);
     for (package, module) in
         [("modal.client", "client"), ("modal.task_command_router", "task_command_router")]
     {
@@ -200,4 +206,22 @@ fn the_comparison_can_fail() {
     let message = file.message_type.iter_mut().find(|message| message.name() == "RPCRetryPolicy").unwrap();
     message.field[0].number = Some(9);
     assert_ne!(facts(&set), facts(&schema()));
+}
+
+#[test]
+fn every_call_of_the_library_is_one_of_the_schema() {
+    let schema = facts(&schema());
+    let methods =
+        [accel::backend::modal::method::client::ALL, accel::backend::modal::method::task::ALL].concat();
+    assert!(methods.len() > 50);
+    // prost changes the case of a name; two names that differ in case alone do not occur.
+    let name = |rust: &str| match rust.rsplit("::").next().unwrap() {
+        "()" => "empty".to_owned(),
+        name => name.to_lowercase(),
+    };
+    for method in methods {
+        let signature = &schema[method.path.trim_start_matches('/')];
+        let sides: Vec<_> = signature.split(" -> ").map(|side| name(&side.replace('.', "::"))).collect();
+        assert_eq!(sides, [name((method.request)()), name((method.response)())], "{}", method.path);
+    }
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 const MODAL_VERSION: &str = "1.6.4";
 
 /// The interpreter of an environment with `modal` installed, or `None` with the reason printed.
+#[allow(clippy::print_stdout, reason = "a skipped test says why")]
 pub fn with_modal() -> Option<PathBuf> {
     match environment() {
         Ok(interpreter) => Some(interpreter),

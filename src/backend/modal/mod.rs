@@ -1,9 +1,19 @@
 //! Jobs in Modal sandboxes, without Python.
 //!
-//! Speaks Modal's protocol itself: [`settings`] are the user's credentials and options as the official SDK reads
-//! them, [`wire`] the messages, [`transport`] how a call is made and repeated, [`image`] how an image becomes the
-//! requests that the official SDK would send. Nothing outside this folder sees a message of the wire.
+//! Speaks Modal's protocol itself, in layers: [`wire`] are the messages, [`method`] the calls, [`connect`] opens
+//! channels, [`retry`] says when a call is repeated, [`control_plane`] and [`router`] make calls. [`settings`] are the
+//! user's credentials and options as the official SDK reads them; [`image`] turns an image into the requests that
+//! the official SDK would send. Nothing outside this folder sees a message of the wire.
 
+pub mod auth_token;
+pub mod clock;
+pub mod connect;
+pub mod control_plane;
+pub mod error;
+pub mod identity;
 pub mod image;
+pub mod method;
+pub mod retry;
+pub mod router;
 pub mod settings;
 pub mod wire;

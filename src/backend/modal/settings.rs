@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::image::BuildOptions;
+use crate::backend::Failure;
+use crate::domain::Cause;
 
 /// Tried one after the other, see `connect`.
 pub const DEFAULT_SERVER_URL: &str = "https://api.modal.com,https://api.modal2.com";
@@ -154,6 +156,12 @@ impl SettingsError {
                 path.display()
             ),
         }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Cause::Auth, error.to_string()).help(error.help())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The messages and clients of Modal's two services, as generated from `schemas/*.proto`.
+//! The messages of Modal's two services, as generated from `schemas/*.proto`.
 //!
 //! Owns nothing but the inclusion: the files under `generated/` are made by the test `modal_wire` and compared
 //! with a fresh generation by it. To refresh them after a change of the schemas:

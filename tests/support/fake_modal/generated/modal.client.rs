@@ -23,7 +23,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::AppGetOrCreateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_create(
             &self,
             request: tonic::Request<
@@ -32,7 +34,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::AppCreateResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_publish(
             &self,
             request: tonic::Request<
@@ -41,25 +45,33 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::AppPublishResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_heartbeat(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::AppHeartbeatRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_client_disconnect(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::AppClientDisconnectRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_stop(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::AppStopRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_list(
             &self,
             request: tonic::Request<
@@ -68,7 +80,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::AppListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn app_fetch_logs(
             &self,
             request: tonic::Request<
@@ -77,7 +91,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::AppFetchLogsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn environment_get_or_create(
             &self,
             request: tonic::Request<
@@ -88,7 +104,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::EnvironmentGetOrCreateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn environment_list(
             &self,
             request: tonic::Request<()>,
@@ -97,7 +115,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::EnvironmentListResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Credentials and workspace
         async fn client_hello(
             &self,
@@ -105,7 +125,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::ClientHelloResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn auth_token_get(
             &self,
             request: tonic::Request<
@@ -114,7 +136,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::AuthTokenGetResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn workspace_name_lookup(
             &self,
             request: tonic::Request<()>,
@@ -123,7 +147,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::WorkspaceNameLookupResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Money
         async fn workspace_billing_rates(
             &self,
@@ -135,25 +161,24 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::WorkspaceBillingRatesResponse,
             >,
             tonic::Status,
-        >;
-        /// Server streaming response type for the WorkspaceBillingReport method.
-        type WorkspaceBillingReportStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::client::WorkspaceBillingReportItem,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn workspace_billing_report(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::WorkspaceBillingReportRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::WorkspaceBillingReportStream>,
+            tonic::Response<
+                BoxStream<
+                    ::accel::backend::modal::wire::client::WorkspaceBillingReportItem,
+                >,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn workspace_billing_summary(
             &self,
             request: tonic::Request<
@@ -164,7 +189,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::WorkspaceBillingSummaryResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_stats(
             &self,
             request: tonic::Request<
@@ -175,7 +202,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetStatsResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_resource_usage(
             &self,
             request: tonic::Request<
@@ -186,7 +215,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetResourceUsageResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Images
         async fn image_get_or_create(
             &self,
@@ -198,25 +229,24 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::ImageGetOrCreateResponse,
             >,
             tonic::Status,
-        >;
-        /// Server streaming response type for the ImageJoinStreaming method.
-        type ImageJoinStreamingStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::client::ImageJoinStreamingResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn image_join_streaming(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::ImageJoinStreamingRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::ImageJoinStreamingStream>,
+            tonic::Response<
+                BoxStream<
+                    ::accel::backend::modal::wire::client::ImageJoinStreamingResponse,
+                >,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn image_from_id(
             &self,
             request: tonic::Request<
@@ -225,7 +255,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::ImageFromIdResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn image_get_by_tag(
             &self,
             request: tonic::Request<
@@ -236,7 +268,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::ImageGetByTagResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn image_publish(
             &self,
             request: tonic::Request<
@@ -245,13 +279,17 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::ImagePublishResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn image_delete(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::ImageDeleteRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Mounts and blobs
         async fn mount_batched_check_existence(
             &self,
@@ -263,7 +301,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::MountBatchedCheckExistenceResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn mount_put_file(
             &self,
             request: tonic::Request<
@@ -272,7 +312,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::MountPutFileResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn mount_get_or_create(
             &self,
             request: tonic::Request<
@@ -283,7 +325,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::MountGetOrCreateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn blob_create(
             &self,
             request: tonic::Request<
@@ -292,7 +336,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::BlobCreateResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn blob_get(
             &self,
             request: tonic::Request<
@@ -301,7 +347,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::BlobGetResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Secrets, volumes, proxies
         async fn secret_get_or_create(
             &self,
@@ -313,7 +361,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SecretGetOrCreateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn secret_list(
             &self,
             request: tonic::Request<
@@ -322,7 +372,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::SecretListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_get_or_create(
             &self,
             request: tonic::Request<
@@ -333,7 +385,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::VolumeGetOrCreateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_list(
             &self,
             request: tonic::Request<
@@ -342,55 +396,53 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::VolumeListResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the VolumeListFiles method.
-        type VolumeListFilesStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::client::VolumeListFilesResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_list_files(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::VolumeListFilesRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::VolumeListFilesStream>,
+            tonic::Response<
+                BoxStream<::accel::backend::modal::wire::client::VolumeListFilesResponse>,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_put_files(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::VolumePutFilesRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_remove_file(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::VolumeRemoveFileRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
-        /// Server streaming response type for the VolumeListFiles2 method.
-        type VolumeListFiles2Stream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::client::VolumeListFiles2Response,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_list_files2(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::VolumeListFiles2Request,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::VolumeListFiles2Stream>,
+            tonic::Response<
+                BoxStream<
+                    ::accel::backend::modal::wire::client::VolumeListFiles2Response,
+                >,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_get_file2(
             &self,
             request: tonic::Request<
@@ -401,7 +453,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::VolumeGetFile2Response,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_put_files2(
             &self,
             request: tonic::Request<
@@ -412,19 +466,25 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::VolumePutFiles2Response,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_remove_file2(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::VolumeRemoveFile2Request,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn volume_delete(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::VolumeDeleteRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn proxy_get(
             &self,
             request: tonic::Request<
@@ -433,7 +493,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::ProxyGetResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Sandboxes
         async fn sandbox_create(
             &self,
@@ -445,7 +507,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxCreateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_create_v2(
             &self,
             request: tonic::Request<
@@ -456,7 +520,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxCreateV2Response,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_task_id(
             &self,
             request: tonic::Request<
@@ -467,7 +533,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetTaskIdResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_task_id_v2(
             &self,
             request: tonic::Request<
@@ -478,7 +546,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetTaskIdResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_wait(
             &self,
             request: tonic::Request<
@@ -487,7 +557,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::SandboxWaitResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_wait_v2(
             &self,
             request: tonic::Request<
@@ -496,7 +568,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::SandboxWaitResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_terminate(
             &self,
             request: tonic::Request<
@@ -507,7 +581,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxTerminateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_terminate_v2(
             &self,
             request: tonic::Request<
@@ -518,7 +594,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxTerminateResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_command_router_access(
             &self,
             request: tonic::Request<
@@ -529,7 +607,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetCommandRouterAccessResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_get_command_router_access(
             &self,
             request: tonic::Request<
@@ -540,7 +620,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::TaskGetCommandRouterAccessResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_from_name(
             &self,
             request: tonic::Request<
@@ -551,7 +633,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetFromNameResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_from_name_v2(
             &self,
             request: tonic::Request<
@@ -562,7 +646,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetFromNameResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_list(
             &self,
             request: tonic::Request<
@@ -571,7 +657,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::SandboxListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_list_v2(
             &self,
             request: tonic::Request<
@@ -580,7 +668,9 @@ pub mod modal_client_server {
         ) -> std::result::Result<
             tonic::Response<::accel::backend::modal::wire::client::SandboxListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_tags_get(
             &self,
             request: tonic::Request<
@@ -591,7 +681,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxTagsGetResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_tags_get_v2(
             &self,
             request: tonic::Request<
@@ -602,19 +694,25 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxTagsGetResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_tags_set(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::SandboxTagsSetRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_tags_set_v2(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::SandboxTagsSetRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_set_name(
             &self,
             request: tonic::Request<
@@ -625,7 +723,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxSetNameResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_tunnels(
             &self,
             request: tonic::Request<
@@ -636,7 +736,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetTunnelsResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_tunnels_v2(
             &self,
             request: tonic::Request<
@@ -647,7 +749,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetTunnelsResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_stdin_write(
             &self,
             request: tonic::Request<
@@ -658,25 +762,22 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxStdinWriteResponse,
             >,
             tonic::Status,
-        >;
-        /// Server streaming response type for the SandboxGetLogs method.
-        type SandboxGetLogsStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::client::TaskLogsBatch,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_logs(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::client::SandboxGetLogsRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::SandboxGetLogsStream>,
+            tonic::Response<
+                BoxStream<::accel::backend::modal::wire::client::TaskLogsBatch>,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_exit_snapshot(
             &self,
             request: tonic::Request<
@@ -687,7 +788,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetExitSnapshotResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_get_exit_snapshot_v2(
             &self,
             request: tonic::Request<
@@ -698,7 +801,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxGetExitSnapshotResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_create_connect_token(
             &self,
             request: tonic::Request<
@@ -709,7 +814,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxCreateConnectTokenResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_create_connect_token_v2(
             &self,
             request: tonic::Request<
@@ -720,7 +827,9 @@ pub mod modal_client_server {
                 ::accel::backend::modal::wire::client::SandboxCreateConnectTokenResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct ModalClientServer<T> {
@@ -1462,7 +1571,9 @@ pub mod modal_client_server {
                         ::accel::backend::modal::wire::client::WorkspaceBillingReportRequest,
                     > for WorkspaceBillingReportSvc<T> {
                         type Response = ::accel::backend::modal::wire::client::WorkspaceBillingReportItem;
-                        type ResponseStream = T::WorkspaceBillingReportStream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::client::WorkspaceBillingReportItem,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -1716,7 +1827,9 @@ pub mod modal_client_server {
                         ::accel::backend::modal::wire::client::ImageJoinStreamingRequest,
                     > for ImageJoinStreamingSvc<T> {
                         type Response = ::accel::backend::modal::wire::client::ImageJoinStreamingResponse;
-                        type ResponseStream = T::ImageJoinStreamingStream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::client::ImageJoinStreamingResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -2397,7 +2510,9 @@ pub mod modal_client_server {
                         ::accel::backend::modal::wire::client::VolumeListFilesRequest,
                     > for VolumeListFilesSvc<T> {
                         type Response = ::accel::backend::modal::wire::client::VolumeListFilesResponse;
-                        type ResponseStream = T::VolumeListFilesStream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::client::VolumeListFilesResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -2543,7 +2658,9 @@ pub mod modal_client_server {
                         ::accel::backend::modal::wire::client::VolumeListFiles2Request,
                     > for VolumeListFiles2Svc<T> {
                         type Response = ::accel::backend::modal::wire::client::VolumeListFiles2Response;
-                        type ResponseStream = T::VolumeListFiles2Stream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::client::VolumeListFiles2Response,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -3911,7 +4028,9 @@ pub mod modal_client_server {
                         ::accel::backend::modal::wire::client::SandboxGetLogsRequest,
                     > for SandboxGetLogsSvc<T> {
                         type Response = ::accel::backend::modal::wire::client::TaskLogsBatch;
-                        type ResponseStream = T::SandboxGetLogsStream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::client::TaskLogsBatch,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

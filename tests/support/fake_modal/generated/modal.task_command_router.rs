@@ -22,25 +22,24 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskExecStartResponse,
             >,
             tonic::Status,
-        >;
-        /// Server streaming response type for the TaskExecStdioRead method.
-        type TaskExecStdioReadStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::task_command_router::TaskExecStdioReadResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_exec_stdio_read(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::task_command_router::TaskExecStdioReadRequest,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::TaskExecStdioReadStream>,
+            tonic::Response<
+                BoxStream<
+                    ::accel::backend::modal::wire::task_command_router::TaskExecStdioReadResponse,
+                >,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_exec_stdin_write(
             &self,
             request: tonic::Request<
@@ -51,7 +50,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskExecStdinWriteResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_exec_stdin_write_stream(
             &self,
             request: tonic::Request<
@@ -64,7 +65,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskExecStdinWriteStreamResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_exec_stdin_status(
             &self,
             request: tonic::Request<
@@ -75,7 +78,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskExecStdinStatusResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_exec_poll(
             &self,
             request: tonic::Request<
@@ -86,7 +91,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskExecPollResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_exec_wait(
             &self,
             request: tonic::Request<
@@ -97,25 +104,24 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskExecWaitResponse,
             >,
             tonic::Status,
-        >;
-        /// Server streaming response type for the SandboxStdioReadV2 method.
-        type SandboxStdioReadV2Stream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::accel::backend::modal::wire::task_command_router::SandboxStdioReadV2Response,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_stdio_read_v2(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::task_command_router::SandboxStdioReadV2Request,
             >,
         ) -> std::result::Result<
-            tonic::Response<Self::SandboxStdioReadV2Stream>,
+            tonic::Response<
+                BoxStream<
+                    ::accel::backend::modal::wire::task_command_router::SandboxStdioReadV2Response,
+                >,
+            >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_stdin_write_v2(
             &self,
             request: tonic::Request<
@@ -126,7 +132,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::SandboxStdinWriteV2Response,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn sandbox_wait_until_ready(
             &self,
             request: tonic::Request<
@@ -137,7 +145,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::SandboxWaitUntilReadyTcrResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_reload_volumes(
             &self,
             request: tonic::Request<
@@ -148,7 +158,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskReloadVolumesResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_snapshot_filesystem(
             &self,
             request: tonic::Request<
@@ -159,7 +171,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskSnapshotFilesystemResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_snapshot_directory(
             &self,
             request: tonic::Request<
@@ -170,19 +184,25 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskSnapshotDirectoryResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_mount_directory(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::task_command_router::TaskMountDirectoryRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_unmount_directory(
             &self,
             request: tonic::Request<
                 ::accel::backend::modal::wire::task_command_router::TaskUnmountDirectoryRequest,
             >,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         async fn task_set_network_access(
             &self,
             request: tonic::Request<
@@ -193,7 +213,9 @@ pub mod task_command_router_server {
                 ::accel::backend::modal::wire::task_command_router::TaskSetNetworkAccessResponse,
             >,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct TaskCommandRouterServer<T> {
@@ -329,7 +351,9 @@ pub mod task_command_router_server {
                         ::accel::backend::modal::wire::task_command_router::TaskExecStdioReadRequest,
                     > for TaskExecStdioReadSvc<T> {
                         type Response = ::accel::backend::modal::wire::task_command_router::TaskExecStdioReadResponse;
-                        type ResponseStream = T::TaskExecStdioReadStream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::task_command_router::TaskExecStdioReadResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -638,7 +662,9 @@ pub mod task_command_router_server {
                         ::accel::backend::modal::wire::task_command_router::SandboxStdioReadV2Request,
                     > for SandboxStdioReadV2Svc<T> {
                         type Response = ::accel::backend::modal::wire::task_command_router::SandboxStdioReadV2Response;
-                        type ResponseStream = T::SandboxStdioReadV2Stream;
+                        type ResponseStream = BoxStream<
+                            ::accel::backend::modal::wire::task_command_router::SandboxStdioReadV2Response,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

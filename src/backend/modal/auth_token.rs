@@ -1,0 +1,136 @@
+//! The short-lived token of the newer calls: fetched once for all callers, renewed before it expires.
+//!
+//! A renewal starts at a random point after half of the token's life, so that many clients do not come at once.
+//! While the old token is good, only the caller that renews it waits.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+
+use super::clock::Clock;
+use super::error::{ErrorKind, ModalError};
+use super::retry::RetryPolicy;
+
+const REFRESH_FRACTION: f64 = 0.5;
+const REFRESH_JITTER: f64 = 0.1;
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+const FETCH_TOTAL: Duration = Duration::from_secs(15);
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// Life of a token that does not say.
+const DEFAULT_LIFE: Duration = Duration::from_secs(20 * 60);
+
+pub struct AuthTokens {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// Held by the one caller that fetches.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    token: String,
+    expires: Duration,
+    refresh_at: Duration,
+    retry_at: Duration,
+    backoff: Duration,
+    /// Counts fetches, so that those who waited for one share its outcome.
+    fetches: u64,
+    failure: Option<ModalError>,
+}
+
+impl AuthTokens {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::new(State::default()), fetching: tokio::sync::Mutex::new(()) }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A token; `fetch` asks the server for one, repeating as told.
+    pub async fn get<F>(&self, fetch: impl FnOnce(RetryPolicy) -> F) -> Result<String, ModalError>
+    where
+        F: Future<Output = Result<String, ModalError>>,
+    {
+        let (valid, due, seen) = self.standing();
+        let _fetching = match (valid, due) {
+            (true, false) => return Ok(self.state().token.clone()),
+            (true, true) => match self.fetching.try_lock() {
+                Ok(guard) => guard,
+                Err(_) => return Ok(self.state().token.clone()),
+            },
+            (false, _) => self.fetching.lock().await,
+        };
+        let (valid, due, now_seen) = self.standing();
+        if now_seen != seen {
+            if let Some(failure) = self.state().failure.clone() {
+                return self.without_a_new_one(failure);
+            }
+            if valid && !due {
+                return Ok(self.state().token.clone());
+            }
+        }
+        let retries = if valid { 0 } else { 3 };
+        let policy = RetryPolicy::DEFAULT
+            .attempt_timeout(FETCH_TIMEOUT)
+            .total_timeout(FETCH_TOTAL)
+            .max_retries(retries);
+        let fetched = fetch(policy).await.and_then(|token| self.keep(token));
+        fetched.or_else(|failure| {
+            self.remember(&failure);
+            self.without_a_new_one(failure)
+        })
+    }
+
+    /// Whether there is a good token, whether it is time for a new one, and how many fetches there were.
+    fn standing(&self) -> (bool, bool, u64) {
+        let now = self.clock.now();
+        let state = self.state();
+        let valid = !state.token.is_empty() && now < state.expires;
+        (valid, now >= state.refresh_at && now >= state.retry_at, state.fetches)
+    }
+
+    fn keep(&self, token: String) -> Result<String, ModalError> {
+        if token.is_empty() {
+            return Err(ModalError::new(ErrorKind::Service, "AuthTokenGet", "the server sent no token"));
+        }
+        let now = self.clock.now();
+        let expires = expiry(&token).unwrap_or(now + DEFAULT_LIFE);
+        let fraction = REFRESH_FRACTION + self.clock.fraction() * REFRESH_JITTER;
+        let mut state = self.state();
+        *state = State {
+            token: token.clone(),
+            expires,
+            refresh_at: now + expires.saturating_sub(now).mul_f64(fraction),
+            fetches: state.fetches + 1,
+            ..State::default()
+        };
+        Ok(token)
+    }
+
+    fn remember(&self, failure: &ModalError) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        state.fetches += 1;
+        state.failure = Some(failure.clone());
+        state.backoff = (state.backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF);
+        state.retry_at = now + state.backoff;
+    }
+
+    /// An old token may still do, unless the credentials themselves were refused.
+    fn without_a_new_one(&self, failure: ModalError) -> Result<String, ModalError> {
+        let token = self.state().token.clone();
+        if token.is_empty() || failure.kind == ErrorKind::Auth { Err(failure) } else { Ok(token) }
+    }
+}
+
+/// When a JWT expires, since the Unix epoch; `None` if it does not say. Nothing is verified.
+pub fn expiry(token: &str) -> Option<Duration> {
+    let payload = token.split('.').nth(1)?.trim_end_matches('=');
+    let json = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&json).ok()?;
+    Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()
+}
