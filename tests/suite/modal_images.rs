@@ -5,18 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use accel::backend::modal::image::{
     BuildOptions, BuildSecret, Builder, ContextMount, ImageError, LayerIds, LayerRequest, compile,
 };
-use accel::base::digest::Digest;
-use accel::domain::Gpu;
-use accel::plan::spec::{
-    BaseSpec, FileRef, ImageSpec, Installer, LayerSpec, LocalEngine, LocalSpec, PipOptions, Poetry,
-    RegistryAuth, Secret, StepSpec, UvSync, Volume,
-};
+use accel::plan::spec::ImageSpec;
+use accel::plan::{self, Selection};
 use base64::Engine as _;
-use indexmap::IndexMap;
 use prost::Message;
 
 fn data() -> PathBuf {
@@ -28,10 +24,13 @@ fn project() -> PathBuf {
 }
 
 /// What accel.toml cannot say, and why.
-const NOT_EXPRESSIBLE: [(&str, &str); 1] = [(
-    "pip_install-gpu-env-secrets",
-    "two unnamed secrets on one layer: accel merges a layer's variables into one",
-)];
+const NOT_EXPRESSIBLE: [(&str, &str); 2] = [
+    (
+        "pip_install-gpu-env-secrets",
+        "two unnamed secrets on one layer: accel has one set of variables per layer",
+    ),
+    ("uv_sync-nolock", "`uv_lock` without a uv.lock is an error here"),
+];
 
 struct Recorded {
     builder: Builder,
@@ -103,361 +102,202 @@ impl Server {
     }
 }
 
-fn image(base: BaseSpec, python: &str, steps: Vec<StepSpec>) -> ImageSpec {
-    ImageSpec {
-        name: "test".into(),
-        digest: Digest::of(b""),
-        base,
-        python: Some(python.into()),
-        force_build: false,
-        layers: steps.into_iter().map(layer).collect(),
-        workdir: None,
-        local: LocalSpec { engine: LocalEngine::Host, run: Vec::new() },
-    }
-}
+/// Every recorded definition that accel.toml can express: its name, and the keys of its image.
+const DEFINITIONS: &[(&str, &str)] = &[
+    ("debian_slim-default", "python = '3.11'"),
+    ("debian_slim-3.10", "python = '3.10'"),
+    ("debian_slim-3.11", "python = '3.11'"),
+    ("debian_slim-3.12", "base = 'debian_slim'"),
+    ("debian_slim-3.13", "python = '3.13'"),
+    ("debian_slim-3.14", "python = '3.14'"),
+    ("debian_slim-micro", "python = '3.12.8'"),
+    ("registry-plain", "base = 'python:3.12-slim'"),
+    ("registry-add_python-3.11", "base = 'ubuntu:22.04'\nadd_python = true\npython = '3.11'"),
+    ("registry-add_python-3.12", "base = 'nvidia/cuda:12.8.1-devel-ubuntu22.04'\nadd_python = true"),
+    ("registry-add_python-3.13", "base = 'ubuntu:22.04'\nadd_python = true\npython = '3.13'"),
+    ("registry-add_python-3.14", "base = 'ubuntu:22.04'\nadd_python = true\npython = '3.14'"),
+    (
+        "registry-setup",
+        r#"base = 'ubuntu:22.04'
+        add_python = true
+        setup = ['RUN apt-get update', 'SHELL ["/bin/bash", "-c"]']"#,
+    ),
+    ("registry-secret", "base = 'ghcr.io/o/i:1'\nregistry_secret = 'registry-creds'"),
+    (
+        "registry-secret-add_python",
+        "base = 'ghcr.io/o/i:1'\nregistry_secret = 'registry-creds'\nadd_python = true",
+    ),
+    ("ecr", "base = '0.dkr.ecr.us-east-1.amazonaws.com/r:1'\necr_secret = 'aws'"),
+    ("scratch", "base = 'scratch'"),
+    ("micromamba-default", "base = 'micromamba'\npython = '3.11'"),
+    ("micromamba-3.12", "base = 'micromamba'"),
+    (
+        "micromamba_install",
+        "base = 'micromamba'
+        micromamba = { packages = ['numpy', 'b>=2'], spec_file = 'spec.yml', channels = ['conda-forge', 'bioconda'] }",
+    ),
+    ("pip_install", "pip = ['torch>=2', 'numpy[x]', 'b', 'a']\ninstaller = 'pip'"),
+    (
+        "pip_install-options",
+        "pip = ['flash-attn==2.5.8']
+        installer = 'pip'
+        find_links = 'https://f/links'
+        index_url = 'https://i/simple'
+        extra_index_url = 'https://e/simple?a=b&c'
+        pre = true
+        extra_options = '--no-build-isolation'",
+    ),
+    ("pip_install-pre", "pip = ['a']\ninstaller = 'pip'\npre = true"),
+    (
+        "pip_install_private_repos",
+        "private_repos = { repositories = ['github.com/o/r@1.0', 'gitlab.com/o/q@main'], git_user = 'me' }
+        secrets = ['gh']",
+    ),
+    ("requirements", "requirements = ['requirements.txt']\ninstaller = 'pip'"),
+    (
+        "requirements-options",
+        "requirements = ['requirements.txt']
+        installer = 'pip'
+        find_links = 'https://f/l'
+        index_url = 'https://i/s'
+        pre = true
+        extra_options = '--no-deps'",
+    ),
+    (
+        "pyproject",
+        "pyproject = { path = 'pyproject.toml', optional_dependencies = ['test'] }\ninstaller = 'pip'",
+    ),
+    ("uv_pip_install", "pip = ['torch>=2', 'numpy[x]', 'b', 'a']"),
+    (
+        "uv_pip_install-options",
+        "[[images.x.layers]]
+        pip = ['a']
+        requirements = ['requirements.txt', 'reqs/dev.txt']
+        find_links = 'https://f/l'
+        index_url = 'https://i/s'
+        extra_index_url = 'https://e/s'
+        pre = true
+        extra_options = '--no-deps'
+        uv_version = '0.8.0'
+        gpu = 'T4'",
+    ),
+    ("uv_sync", "uv_lock = true"),
+    (
+        "uv_sync-options",
+        "uv_lock = { groups = ['dev'], extras = ['test'], frozen = false, extra_options = '--no-cache', uv_version = '0.8.0' }",
+    ),
+    ("poetry", "poetry = 'poetry/pyproject.toml'"),
+    (
+        "poetry-options",
+        "[images.x.poetry]
+        pyproject = 'poetry/pyproject.toml'
+        lock = false
+        with = ['a', 'b']
+        without = ['c']
+        only = ['d']
+        version = '1.8.3'
+        old_installer = true",
+    ),
+    ("apt_install", "apt = ['git', 'a b', 'ffmpeg']"),
+    (
+        "run_commands",
+        r#"[[images.x.layers]]
+        run = ["echo one", "echo 'two'", "echo three"]
+        secrets = ['s1']
+        volumes = { '/cache' = 'c' }
+        gpu = 'L4'"#,
+    ),
+    ("env", r#"env = { B = "plain", A = "two words", C = "it's", D = "", E = "a=b/c:d,e.f-g_h@%+" }"#),
+    ("workdir", "workdir = '/my dir'"),
+    (
+        "cmd-entrypoint-shell",
+        "layers = [
+            { cmd = ['python', 'app.py'] },
+            { entrypoint = ['/bin/tini', '--'] },
+            { shell = ['/bin/bash', '-c'] },
+        ]",
+    ),
+    (
+        "dockerfile_commands",
+        "[images.x.dockerfile_commands]
+        commands = ['COPY app /srv/app', 'RUN echo hi']
+        context = 'ctx'
+        context_files = { '/.x' = 'requirements.txt' }
+        build_args = { A = '1' }",
+    ),
+    ("add_local_file-copy", "copy = [{ from = 'ctx/data.txt', to = '/opt/' }]"),
+    (
+        "add_local_dir-copy",
+        "copy = [{ from = 'ctx', to = '/srv', ignore = ['*.log', '**/*.log', 'Dockerfile*'] }]",
+    ),
+    ("dockerfile", "dockerfile = 'ctx/Dockerfile'\ncontext = 'ctx'"),
+    (
+        "dockerfile-nocopy",
+        "dockerfile = 'ctx/Dockerfile.nocopy'
+        context = 'ctx'
+        build_args = { A = '1' }
+        secrets = ['s1']
+        build_gpu = 'T4'",
+    ),
+    ("dockerfile-fromonly", "dockerfile = 'ctx/Dockerfile.fromonly'"),
+    ("dockerfile-arg-before-from", "dockerfile = 'ctx/Dockerfile.arg'"),
+    ("dockerfile-multistage", "dockerfile = 'ctx/Dockerfile.multi'"),
+    ("dockerfile-alias", "dockerfile = 'ctx/Dockerfile.alias'"),
+    ("dockerfile-directive", "dockerfile = 'ctx/Dockerfile.directive'"),
+    ("dockerfile-add_python", "dockerfile = 'ctx/Dockerfile.nocopy'\nadd_python = true"),
+    (
+        "dockerfile-registry_secret",
+        "dockerfile = 'ctx/Dockerfile'\ncontext = 'ctx'\nregistry_secret = 'registry-creds'",
+    ),
+    (
+        "force_build-chain",
+        "force_build = true
+        layers = [{ pip = ['a'], installer = 'pip' }, { env = { A = '1' } }, { pip = ['b'], installer = 'pip' }]",
+    ),
+    (
+        "force_build-layer",
+        "layers = [{ pip = ['a'], installer = 'pip' }, { run = ['date'], force_build = true }, { apt = ['git'] }]",
+    ),
+];
 
-fn layer(step: StepSpec) -> LayerSpec {
-    LayerSpec {
-        step,
-        gpu: None,
-        secrets: Vec::new(),
-        env: IndexMap::new(),
-        volumes: IndexMap::new(),
-        force_build: false,
-        digest: Digest::of(b""),
-        origin: "accel.toml:1".into(),
-    }
-}
-
-fn slim(steps: Vec<StepSpec>) -> ImageSpec {
-    image(BaseSpec::DebianSlim, "3.12", steps)
-}
-
-fn slim_with(step: StepSpec, change: impl FnOnce(&mut LayerSpec)) -> ImageSpec {
-    let mut spec = slim(vec![step]);
-    change(&mut spec.layers[0]);
-    spec
-}
-
-fn registry(reference: &str, python: Option<&str>) -> ImageSpec {
-    registry_with(reference, python, RegistryAuth::Public, &[])
-}
-
-fn registry_with(reference: &str, python: Option<&str>, auth: RegistryAuth, setup: &[&str]) -> ImageSpec {
-    let base = BaseSpec::Registry {
-        reference: reference.into(),
-        auth,
-        add_python: python.is_some(),
-        setup: strings(setup),
-    };
-    image(base, python.unwrap_or("3.12"), Vec::new())
-}
-
-fn dockerfile(name: &str, change: impl FnOnce(&mut BaseSpec)) -> ImageSpec {
-    let mut base = BaseSpec::Dockerfile {
-        file: file(&format!("ctx/{name}")),
-        context: "ctx".into(),
-        ignore: None,
-        build_args: IndexMap::new(),
-        add_python: false,
-        auth: RegistryAuth::Public,
-        secrets: Vec::new(),
-        env: IndexMap::new(),
-        gpu: None,
-    };
-    change(&mut base);
-    image(base, "3.12", Vec::new())
-}
-
-fn strings(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| (*text).to_owned()).collect()
-}
-
-fn pairs(pairs: &[(&str, &str)]) -> IndexMap<String, String> {
-    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-}
-
-fn file(path: &str) -> FileRef {
-    FileRef { path: path.into(), contents: std::fs::read(project().join(path)).unwrap().into() }
-}
-
-fn secret(name: &str) -> Secret {
-    Secret { name: name.into(), required_keys: Vec::new() }
-}
-
-fn gpu(kind: &str, count: u32) -> Option<Gpu> {
-    Some(Gpu { kind: kind.into(), count })
-}
-
-fn pip(installer: Installer, packages: &[&str], requirements: &[&str], options: PipOptions) -> StepSpec {
-    StepSpec::Pip {
-        packages: strings(packages),
-        requirements: requirements.iter().map(|path| file(path)).collect(),
-        options,
-        installer,
-    }
-}
-
-fn options(change: impl FnOnce(&mut PipOptions)) -> PipOptions {
-    let mut options = PipOptions::default();
-    change(&mut options);
-    options
-}
-
-fn uv_sync(folder: &str, lock: bool, change: impl FnOnce(&mut UvSync)) -> StepSpec {
-    let mut sync = UvSync {
-        project: folder.into(),
-        groups: Vec::new(),
-        extras: Vec::new(),
-        frozen: true,
-        extra_options: None,
-        uv_version: None,
-    };
-    change(&mut sync);
-    StepSpec::UvSync {
-        sync,
-        pyproject: file(&format!("{folder}/pyproject.toml")),
-        lock: lock.then(|| file(&format!("{folder}/uv.lock"))),
-    }
-}
-
-fn poetry(lock: bool, change: impl FnOnce(&mut Poetry)) -> StepSpec {
-    let mut poetry = Poetry {
-        pyproject: "poetry/pyproject.toml".into(),
-        lock: None,
-        ignore_lock: !lock,
-        with: Vec::new(),
-        without: Vec::new(),
-        only: Vec::new(),
-        version: None,
-        preinstalled: false,
-        old_installer: false,
-    };
-    change(&mut poetry);
-    StepSpec::Poetry {
-        poetry,
-        pyproject: file("poetry/pyproject.toml"),
-        lock: lock.then(|| file("poetry/poetry.lock")),
-    }
-}
-
-/// Every recorded definition that accel.toml can express, by its name.
-fn definitions() -> BTreeMap<&'static str, ImageSpec> {
-    let mut cases = base_definitions();
-    cases.extend(package_definitions());
-    cases.extend(step_definitions());
-    cases.extend(dockerfile_definitions());
-    cases.into_iter().collect()
-}
-
-fn base_definitions() -> Vec<(&'static str, ImageSpec)> {
-    let debian = |python| image(BaseSpec::DebianSlim, python, Vec::new());
-    let creds = || RegistryAuth::Static("registry-creds".into());
-    let setup = ["RUN apt-get update", "SHELL [\"/bin/bash\", \"-c\"]"];
-    vec![
-        ("debian_slim-default", debian("3.11")),
-        ("debian_slim-3.10", debian("3.10")),
-        ("debian_slim-3.11", debian("3.11")),
-        ("debian_slim-3.12", debian("3.12")),
-        ("debian_slim-3.13", debian("3.13")),
-        ("debian_slim-3.14", debian("3.14")),
-        ("debian_slim-micro", debian("3.12.8")),
-        ("registry-plain", registry("python:3.12-slim", None)),
-        ("registry-add_python-3.11", registry("ubuntu:22.04", Some("3.11"))),
-        ("registry-add_python-3.12", registry("nvidia/cuda:12.8.1-devel-ubuntu22.04", Some("3.12"))),
-        ("registry-add_python-3.13", registry("ubuntu:22.04", Some("3.13"))),
-        ("registry-add_python-3.14", registry("ubuntu:22.04", Some("3.14"))),
-        ("registry-setup", registry_with("ubuntu:22.04", Some("3.12"), RegistryAuth::Public, &setup)),
-        ("registry-secret", registry_with("ghcr.io/o/i:1", None, creds(), &[])),
-        ("registry-secret-add_python", registry_with("ghcr.io/o/i:1", Some("3.12"), creds(), &[])),
-        (
-            "ecr",
-            registry_with(
-                "0.dkr.ecr.us-east-1.amazonaws.com/r:1",
-                None,
-                RegistryAuth::Aws("aws".into()),
-                &[],
-            ),
-        ),
-        ("scratch", image(BaseSpec::Scratch, "3.12", Vec::new())),
-        ("micromamba-default", image(BaseSpec::Micromamba, "3.11", Vec::new())),
-        ("micromamba-3.12", image(BaseSpec::Micromamba, "3.12", Vec::new())),
-    ]
-}
-
-fn package_definitions() -> Vec<(&'static str, ImageSpec)> {
-    let none = PipOptions::default;
-    let four = ["torch>=2", "numpy[x]", "b", "a"];
-    let all = || {
-        options(|options| {
-            options.find_links = Some("https://f/links".into());
-            options.index_url = Some("https://i/simple".into());
-            options.extra_index_url = Some("https://e/simple?a=b&c".into());
-            options.pre = true;
-            options.extra_options = Some("--no-build-isolation".into());
-        })
-    };
-    let short = |change: fn(&mut PipOptions)| {
-        options(|options| {
-            options.find_links = Some("https://f/l".into());
-            options.index_url = Some("https://i/s".into());
-            options.pre = true;
-            options.extra_options = Some("--no-deps".into());
-            change(options);
-        })
-    };
-    let uv = short(|options| {
-        options.extra_index_url = Some("https://e/s".into());
-        options.uv_version = Some("0.8.0".into());
-    });
-    let files = ["requirements.txt", "reqs/dev.txt"];
-    let micromamba = StepSpec::MicromambaInstall {
-        packages: strings(&["numpy", "b>=2"]),
-        spec_file: Some(file("spec.yml")),
-        channels: strings(&["conda-forge", "bioconda"]),
-    };
-    let private = StepSpec::PipPrivateRepos {
-        repositories: strings(&["github.com/o/r@1.0", "gitlab.com/o/q@main"]),
-        git_user: "me".into(),
-        options: none(),
-    };
-    let pyproject = StepSpec::Pyproject {
-        file: file("pyproject.toml"),
-        dependencies: strings(&["modal", "requests>=2", "click", "pytest"]),
-        options: none(),
-        installer: Installer::Pip,
-    };
-    let locked = uv_sync(".", true, |sync| {
-        sync.groups = strings(&["dev"]);
-        sync.extras = strings(&["test"]);
-        sync.frozen = false;
-        sync.extra_options = Some("--no-cache".into());
-        sync.uv_version = Some("0.8.0".into());
-    });
-    let old_poetry = poetry(false, |poetry| {
-        poetry.with = strings(&["a", "b"]);
-        poetry.without = strings(&["c"]);
-        poetry.only = strings(&["d"]);
-        poetry.version = Some("1.8.3".into());
-        poetry.old_installer = true;
-    });
-    vec![
-        ("micromamba_install", image(BaseSpec::Micromamba, "3.12", vec![micromamba])),
-        ("pip_install", slim(vec![pip(Installer::Pip, &four, &[], none())])),
-        ("pip_install-options", slim(vec![pip(Installer::Pip, &["flash-attn==2.5.8"], &[], all())])),
-        (
-            "pip_install-pre",
-            slim(vec![pip(Installer::Pip, &["a"], &[], options(|options| options.pre = true))]),
-        ),
-        ("pip_install_private_repos", slim_with(private, |layer| layer.secrets = vec![secret("gh")])),
-        ("requirements", slim(vec![pip(Installer::Pip, &[], &["requirements.txt"], none())])),
-        ("requirements-options", slim(vec![pip(Installer::Pip, &[], &["requirements.txt"], short(|_| ()))])),
-        ("pyproject", slim(vec![pyproject])),
-        ("uv_pip_install", slim(vec![pip(Installer::Uv, &four, &[], none())])),
-        (
-            "uv_pip_install-options",
-            slim_with(pip(Installer::Uv, &["a"], &files, uv), |layer| layer.gpu = gpu("T4", 1)),
-        ),
-        ("uv_sync", slim(vec![uv_sync(".", true, |_| ())])),
-        ("uv_sync-options", slim(vec![locked])),
-        ("uv_sync-nolock", slim(vec![uv_sync("nolock", false, |_| ())])),
-        ("poetry", slim(vec![poetry(true, |_| ())])),
-        ("poetry-options", slim(vec![old_poetry])),
-    ]
-}
-
-fn step_definitions() -> Vec<(&'static str, ImageSpec)> {
-    let run = StepSpec::Run(strings(&["echo one", "echo 'two'", "echo three"]));
-    let run = slim_with(run, |layer| {
-        layer.secrets = vec![secret("s1")];
-        layer.gpu = gpu("L4", 1);
-        layer.volumes.insert("/cache".into(), Volume { name: "c".into(), read_only: false });
-    });
-    let odd = [("B", "plain"), ("A", "two words"), ("C", "it's"), ("D", ""), ("E", "a=b/c:d,e.f-g_h@%+")];
-    let copy = |from: &str, to: &str, ignore: &[&str]| StepSpec::Copy {
-        from: from.into(),
-        to: to.into(),
-        ignore: strings(ignore),
-    };
-    let commands = StepSpec::Dockerfile {
-        commands: strings(&["COPY app /srv/app", "RUN echo hi"]),
-        context: "ctx".into(),
-        ignore: None,
-        context_files: [("/.x".to_owned(), file("requirements.txt"))].into(),
-        build_args: pairs(&[("A", "1")]),
-    };
-    let one = |package| pip(Installer::Pip, &[package], &[], PipOptions::default());
-    let mut forced_base = slim(vec![one("a"), StepSpec::Env(pairs(&[("A", "1")])), one("b")]);
-    forced_base.force_build = true;
-    let apt = |names: &[&str]| StepSpec::Apt(strings(names));
-    let mut forced_layer = slim(vec![one("a"), StepSpec::Run(strings(&["date"])), apt(&["git"])]);
-    forced_layer.layers[1].force_build = true;
-    vec![
-        ("apt_install", slim(vec![apt(&["git", "a b", "ffmpeg"])])),
-        ("run_commands", run),
-        ("env", slim(vec![StepSpec::Env(pairs(&odd))])),
-        ("workdir", slim(vec![StepSpec::Workdir("/my dir".into())])),
-        (
-            "cmd-entrypoint-shell",
-            slim(vec![
-                StepSpec::Cmd(strings(&["python", "app.py"])),
-                StepSpec::Entrypoint(strings(&["/bin/tini", "--"])),
-                StepSpec::Shell(strings(&["/bin/bash", "-c"])),
-            ]),
-        ),
-        ("dockerfile_commands", slim(vec![commands])),
-        ("add_local_file-copy", slim(vec![copy("ctx/data.txt", "/opt/", &[])])),
-        ("add_local_dir-copy", slim(vec![copy("ctx", "/srv", &["*.log", "**/*.log", "Dockerfile*"])])),
-        ("force_build-chain", forced_base),
-        ("force_build-layer", forced_layer),
-    ]
-}
-
-fn dockerfile_definitions() -> Vec<(&'static str, ImageSpec)> {
-    let plain = |name| dockerfile(name, |_| ());
-    let nocopy = dockerfile("Dockerfile.nocopy", |base| {
-        if let BaseSpec::Dockerfile { build_args, secrets, gpu: wanted, .. } = base {
-            *build_args = pairs(&[("A", "1")]);
-            *secrets = vec![secret("s1")];
-            *wanted = gpu("T4", 1);
+/// The image that accel makes of the keys of one `[images.x]`, Python 3.12 unless they say otherwise.
+fn image(keys: &str) -> Arc<ImageSpec> {
+    let text = format!("version = 1\n[jobs.j]\nrun = 'true'\nimage = 'x'\n[images.x]\n{keys}\n");
+    let loaded = accel::config::load_text("accel.toml", &text);
+    let config = loaded.unwrap_or_else(|error| panic!("{text}\n{:?}", error.diagnostics)).config;
+    let selection = Selection::everything();
+    let mut files = BTreeMap::new();
+    loop {
+        let known = files.len();
+        for path in plan::files_needed(&config, &selection, &files) {
+            let contents = std::fs::read(project().join(&path));
+            files.insert(path, contents.map(Arc::from).map_err(|error| error.to_string()));
         }
-    });
-    let add_python = dockerfile("Dockerfile.nocopy", |base| {
-        if let BaseSpec::Dockerfile { add_python, .. } = base {
-            *add_python = true;
+        if files.len() == known {
+            break;
         }
-    });
-    let registry = dockerfile("Dockerfile", |base| {
-        if let BaseSpec::Dockerfile { auth, .. } = base {
-            *auth = RegistryAuth::Static("registry-creds".into());
-        }
-    });
-    vec![
-        ("dockerfile", plain("Dockerfile")),
-        ("dockerfile-nocopy", nocopy),
-        ("dockerfile-fromonly", plain("Dockerfile.fromonly")),
-        ("dockerfile-arg-before-from", plain("Dockerfile.arg")),
-        ("dockerfile-multistage", plain("Dockerfile.multi")),
-        ("dockerfile-alias", plain("Dockerfile.alias")),
-        ("dockerfile-directive", plain("Dockerfile.directive")),
-        ("dockerfile-add_python", add_python),
-        ("dockerfile-registry_secret", registry),
-    ]
+    }
+    let plan =
+        plan::compile(&config, &selection, &files).unwrap_or_else(|errors| panic!("{text}\n{errors:?}"));
+    plan.jobs[0].spec.image.clone()
+}
+
+fn definition(case: &str) -> Option<Arc<ImageSpec>> {
+    DEFINITIONS.iter().find(|(name, _)| *name == case).map(|(_, keys)| image(keys))
 }
 
 #[test]
 fn every_recorded_definition_gives_the_recorded_bytes() {
-    let definitions = definitions();
     let mut seen = BTreeSet::new();
     for recorded in recorded() {
-        let Some(spec) = definitions.get(recorded.case.as_str()) else {
+        let Some(spec) = definition(&recorded.case) else {
             let reason = NOT_EXPRESSIBLE.iter().find(|(case, _)| *case == recorded.case);
             assert!(reason.is_some(), "no definition for {}", recorded.case);
             continue;
         };
         seen.insert(recorded.case.clone());
         let at = format!("{} under {}", recorded.case, recorded.builder.as_str());
-        let layers = compile(spec, recorded.builder).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let layers = compile(&spec, recorded.builder).unwrap_or_else(|error| panic!("{at}: {error}"));
         let ours = Server::default().requests(&layers, recorded.builder);
         for (number, (ours, theirs)) in ours.iter().zip(&recorded.layers).enumerate() {
             assert!(
@@ -470,7 +310,7 @@ fn every_recorded_definition_gives_the_recorded_bytes() {
         }
         assert_eq!(ours.len(), recorded.layers.len(), "{at}: number of layers");
     }
-    let unused: Vec<_> = definitions.keys().filter(|case| !seen.contains(**case)).collect();
+    let unused: Vec<_> = DEFINITIONS.iter().filter(|(case, _)| !seen.contains(*case)).collect();
     assert!(unused.is_empty(), "no recording of {unused:?}");
 }
 
@@ -480,32 +320,25 @@ fn decode(bytes: &[u8]) -> accel::backend::modal::wire::client::ImageGetOrCreate
 
 #[test]
 fn definitions_that_the_official_sdk_refuses_are_refused() {
-    let refused = |case: &str, builder| compile(&definitions()[case], builder).unwrap_err();
+    let refused = |case: &str, builder| compile(&definition(case).unwrap(), builder).unwrap_err();
     let unsupported = |error| matches!(error, ImageError::UnsupportedPython { .. });
     assert!(unsupported(refused("debian_slim-3.10", Builder::V2026_10)));
     assert!(unsupported(refused("debian_slim-3.14", Builder::V2024_10)));
     assert!(unsupported(refused("registry-add_python-3.14", Builder::V2024_10)));
-    let error = compile(&registry("ubuntu:22.04", Some("3.12.1")), Builder::V2025_06).unwrap_err();
+    let full = image("base = 'ubuntu:22.04'\nadd_python = true\npython = '3.12.1'");
+    let error = compile(&full, Builder::V2025_06).unwrap_err();
     assert_eq!(error, ImageError::PythonNotASeries("3.12.1".into()));
-    let error =
-        compile(&slim(vec![pip(Installer::Uv, &["-r x"], &[], PipOptions::default())]), Builder::V2025_06);
-    assert_eq!(error.unwrap_err(), ImageError::PackageIsOption("-r x".into()));
 }
 
 #[test]
 fn steps_that_do_nothing_make_no_layer() {
-    let empty = slim(vec![
-        StepSpec::Apt(Vec::new()),
-        StepSpec::Run(Vec::new()),
-        pip(Installer::Uv, &[], &[], PipOptions::default()),
-        pip(Installer::Pip, &[], &[], PipOptions::default()),
-    ]);
+    let empty = image("apt = []\nrun = []\npip = []");
     assert_eq!(compile(&empty, Builder::V2026_10).unwrap().len(), 1);
 }
 
 /// Remote paths of the context of the definition's last layer that has one.
 fn context_of(case: &str) -> Vec<String> {
-    let layers = compile(&definitions()[case], Builder::V2025_06).unwrap();
+    let layers = compile(&definition(case).unwrap(), Builder::V2025_06).unwrap();
     let mount = layers.iter().rev().find_map(|layer| layer.context.clone()).unwrap();
     mount.files(&project()).unwrap().into_iter().map(|file| file.remote).collect()
 }
@@ -540,8 +373,8 @@ fn contexts_follow_links_to_files_only_and_stay_inside() {
     assert_eq!(names(local), ["/c/a", "/c/sub/b", "/c/to-file", "/c/to-outside"]);
     let copied = ContextMount::Copied {
         folder: "ctx".into(),
-        sources: strings(&["./**"]),
-        ignore: Some(strings(&["sub", "!sub/b"])),
+        sources: vec!["./**".into()],
+        ignore: Some(vec!["sub".into(), "!sub/b".into()]),
         dockerfile: None,
     };
     assert_eq!(names(copied), ["/a", "/sub/b", "/to-file"]);
@@ -567,41 +400,30 @@ for image in images:
 "#;
 
 /// The same definitions as [`OFFICIAL`].
-fn same_definitions() -> Vec<ImageSpec> {
-    let pip_layer = pip(Installer::Pip, &["a"], &[], PipOptions::default());
-    let mut private = registry_with("ghcr.io/o/i:1", Some("3.13"), RegistryAuth::Static("creds".into()), &[]);
-    private.layers.push(LayerSpec { env: pairs(&[("K", "v")]), ..layer(pip_layer) });
-    let mut docker = dockerfile("Dockerfile", |base| {
-        if let BaseSpec::Dockerfile { build_args, gpu: wanted, .. } = base {
-            *build_args = pairs(&[("A", "1")]);
-            *wanted = gpu("T4", 1);
-        }
-    });
-    docker.layers.push(layer(StepSpec::Workdir("/w".into())));
-    let copy = StepSpec::Copy { from: "ctx".into(), to: "/srv".into(), ignore: Vec::new() };
-    let mut copied = slim(vec![copy, StepSpec::Run(strings(&["echo one"]))]);
-    copied.layers[1].volumes.insert("/c".into(), Volume { name: "v".into(), read_only: false });
-    let micromamba = StepSpec::MicromambaInstall {
-        packages: strings(&["n"]),
-        spec_file: Some(file("spec.yml")),
-        channels: strings(&["c"]),
-    };
-    vec![
-        slim(vec![
-            StepSpec::Apt(strings(&["git"])),
-            pip(Installer::Uv, &["numpy[x]", "b>=2"], &["requirements.txt"], PipOptions::default()),
-            StepSpec::Env(pairs(&[("A", "it's")])),
-        ]),
-        private,
-        docker,
-        copied,
-        slim(vec![
-            uv_sync(".", true, |sync| sync.extras = strings(&["test"])),
-            poetry(true, |poetry| poetry.only = strings(&["d"])),
-        ]),
-        image(BaseSpec::Micromamba, "3.12", vec![micromamba, StepSpec::Entrypoint(strings(&["x", "é"]))]),
-    ]
-}
+const SAME_DEFINITIONS: [&str; 6] = [
+    r#"layers = [
+        { apt = ["git"] },
+        { pip = ["numpy[x]", "b>=2"], requirements = ["requirements.txt"] },
+        { env = { A = "it's" } },
+    ]"#,
+    "base = 'ghcr.io/o/i:1'
+    registry_secret = 'creds'
+    add_python = true
+    python = '3.13'
+    layers = [{ pip = ['a'], installer = 'pip', env = { K = 'v' } }]",
+    "dockerfile = 'ctx/Dockerfile'
+    context = 'ctx'
+    build_args = { A = '1' }
+    build_gpu = 'T4'
+    workdir = '/w'",
+    "layers = [{ copy = [{ from = 'ctx', to = '/srv' }] }, { run = ['echo one'], volumes = { '/c' = 'v' } }]",
+    "layers = [{ uv_lock = { extras = ['test'] } }, { poetry = { pyproject = 'poetry/pyproject.toml', only = ['d'] } }]",
+    "base = 'micromamba'
+    layers = [
+        { micromamba = { packages = ['n'], spec_file = 'spec.yml', channels = ['c'] } },
+        { entrypoint = ['x', 'é'] },
+    ]",
+];
 
 /// Ids differ between the two sides; that one is there must not.
 fn without_ids(mut request: accel::backend::modal::wire::client::ImageGetOrCreateRequest) -> String {
@@ -642,9 +464,9 @@ async fn the_official_sdk_sends_the_same_requests_today() {
         // The SDK asks once for layers that two definitions share.
         let theirs: BTreeSet<_> = modal.state().image_requests.iter().cloned().map(without_ids).collect();
         let mut server = Server::default();
-        let ours: BTreeSet<_> = same_definitions()
+        let ours: BTreeSet<_> = SAME_DEFINITIONS
             .iter()
-            .flat_map(|spec| server.requests(&compile(spec, builder).unwrap(), builder))
+            .flat_map(|keys| server.requests(&compile(&image(keys), builder).unwrap(), builder))
             .map(|bytes| without_ids(decode(&bytes)))
             .collect();
         let missing: Vec<_> = theirs.symmetric_difference(&ours).collect();
