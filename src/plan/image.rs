@@ -152,7 +152,9 @@ impl<'a> Images<'a> {
         let mut below = base_digest(&base, python_text.as_deref(), bottom.force_build);
         let mut layers: Vec<LayerSpec> = Vec::new();
         for image in chain.iter().rev() {
-            for mut layer in self.layers_of(image, &reader) {
+            for (index, mut layer) in self.layers_of(image, &reader).into_iter().enumerate() {
+                // What is forced forces all above it: the base of the bottom image, else the image's first layer.
+                layer.force_build |= index == 0 && image.force_build && !std::ptr::eq(*image, bottom);
                 layer.digest = layer_digest(below, &layer);
                 below = layer.digest;
                 layers.push(layer);

@@ -58,7 +58,7 @@ pub fn compile(layer: &Layered, image: &Image, reader: &Reader<'_>, origin: Stri
         secrets: secrets(layer, image),
         env: fill.map(&layer.env, Some(layer.location)),
         volumes: layer.volumes.clone(),
-        force_build: layer.force_build || image.force_build,
+        force_build: layer.force_build,
         digest: Digest::of(&[]),
         origin,
     }
