@@ -498,3 +498,50 @@ fn recorded_requests_survive_our_schema() {
     }
     assert!(kept > 100, "{kept} requests");
 }
+
+/// In front of a plain server: TLS with a certificate that only `SSL_CERT_FILE` makes trusted.
+async fn tls_front(target: String, folder: &Path) -> String {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.join("root.pem"), made.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((inbound, _)) = listener.accept().await {
+            let (acceptor, target) = (acceptor.clone(), target.clone());
+            tokio::spawn(async move {
+                let Ok(mut inbound) = acceptor.accept(inbound).await else { return };
+                let mut outbound = tokio::net::TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await;
+            });
+        }
+    });
+    format!("https://localhost:{port}")
+}
+
+#[tokio::test]
+async fn tls_trusts_the_users_certificates_and_no_others() {
+    let modal = FakeModal::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let target = modal.url().trim_start_matches("http://").to_owned();
+    let settings = settings(&tls_front(target, folder.path()).await, &[]);
+    let trusting = NetworkSettings {
+        certificate_file: Some(folder.path().join("root.pem")),
+        ..NetworkSettings::default()
+    };
+    let trusting = Connector::new(&trusting, Proxies::Used).unwrap();
+    let (plane, _) = connect(&settings, &trusting, TestClock::new()).await.unwrap();
+    plane.call(client::APP_GET_OR_CREATE, wire::AppGetOrCreateRequest::default()).await.unwrap();
+    let error = connect(&settings, &connector(), TestClock::new()).await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Unreachable);
+    assert!(error.message.to_lowercase().contains("certificate"), "{error}");
+}
