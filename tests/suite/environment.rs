@@ -17,7 +17,7 @@ use accel::backend::local::{PrepareRequest, Prepared};
 use accel::backend::{CancelLevel, CancelSource, Failure, StopReason};
 use accel::base::digest::Digest;
 use accel::domain::JobId;
-use accel::event::{Event, Level, StepOutcome, channel};
+use accel::event::{Event, StepOutcome, channel};
 use accel::net::NetworkSettings;
 use accel::plan::spec::{
     BaseSpec, FileRef, ImageSpec, Installer, LayerSpec, LocalEngine, LocalSpec, PipOptions, StepSpec, UvSync,
@@ -461,17 +461,22 @@ fn a_forced_rebuild_replaces_a_complete_environment() {
 }
 
 #[test]
-fn an_image_without_a_python_says_which_one_it_got() {
-    let home = Home::new();
+fn an_image_without_a_python_gets_one_that_is_here_without_asking_the_network() {
+    let mirror = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    mirror.set_nonblocking(true).unwrap();
+    let address = format!("http://{}", mirror.local_addr().unwrap());
+    let home = Home::new().set("UV_PYTHON_INSTALL_MIRROR", address);
     let mut wanted = ImageSpec::clone(&image(vec![pip(&[], vec![])]));
     wanted.python = None;
     let (prepared, events) = block_on(home.prepare(&Arc::new(wanted)));
     let prepared = ready((prepared, events.clone()));
     let version = home.python(&prepared, "import sys; print('%d.%d' % sys.version_info[:2])");
-    let noticed = events
-        .iter()
-        .any(|event| matches!(event, Event::Notice { level: Level::Warning, code: "other-python", .. }));
-    assert_eq!(noticed, version != accel::plan::DEFAULT_PYTHON);
+    let said = events.iter().filter(|event| {
+        matches!(event, Event::StepLog { line, .. } if line.starts_with(&format!("python {version}")))
+    });
+    assert_eq!(said.count(), usize::from(version != accel::plan::DEFAULT_PYTHON), "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::Notice { .. })), "{events:?}");
+    assert_eq!(mirror.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "a download was tried");
 }
 
 /// Names the project folder of a build that [`victim`] makes in a process of its own.

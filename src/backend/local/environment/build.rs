@@ -19,13 +19,20 @@ use super::requirements;
 use super::uv::{self, Uv};
 use crate::backend::{Cancel, Failure};
 use crate::domain::Cause;
-use crate::event::{Event, Level};
 use crate::plan::DEFAULT_PYTHON;
 use crate::plan::spec::{FileRef, ImageSpec, Installer, PipOptions, Poetry, UvSync};
 use crate::store::Lock;
 
 /// What is accepted where nobody named a version and the default is not to be had.
 const ANY_PYTHON: &str = ">=3.9";
+
+/// Whether uv may fetch a Python that is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Downloads {
+    Never,
+    /// Unless the user's own settings forbid it.
+    Allowed,
+}
 
 /// One build, under the exclusive lock.
 pub(super) struct Builder<'a> {
@@ -101,24 +108,28 @@ impl Builder<'_> {
         self.site.clear().map_err(|error| self.failure(error.to_string()))
     }
 
-    /// The empty environment. Where nobody asked for a Python and the default is not to be had, another one
-    /// will do, and is named.
+    /// The empty environment, with a Python that is here if one will do: the network is the last resort.
     async fn create(&self, uv: &Uv, log: &Log<'_>, cancel: &Cancel) -> Result<(), Failure> {
-        let request = self.recipe.python.as_deref().unwrap_or(DEFAULT_PYTHON);
-        let error = match self.call(self.venv(uv, request, &[]), log, cancel).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if let CallError::Stopped = error {
-            return Err(self.stopped());
-        }
-        if self.recipe.python.is_none() {
-            let other = self.venv(uv, ANY_PYTHON, &["--no-python-downloads", "--clear"]);
-            if self.call(other, log, cancel).await.is_ok() {
-                self.announce_other_python(log).await;
-                return Ok(());
+        let named = self.recipe.python.as_deref();
+        let request = named.unwrap_or(DEFAULT_PYTHON);
+        let local = [Some(request), named.is_none().then_some(ANY_PYTHON)];
+        for python in local.into_iter().flatten() {
+            match self.quietly(self.venv(uv, python, Downloads::Never), cancel).await {
+                Ok(said) => return self.announce_python(python, &said, log).await,
+                Err((CallError::Stopped, _)) => return Err(self.stopped()),
+                // A Python was found, and something else is wrong with it.
+                Err((error, said)) if self.site.folder.exists() => {
+                    let message = format!("uv venv --python {python} {error}\n{said}");
+                    return Err(self.failure(message.trim_end().to_owned()));
+                }
+                Err(_) => {}
             }
         }
+        let error = match self.call(self.venv(uv, request, Downloads::Allowed), log, cancel).await {
+            Ok(()) => return Ok(()),
+            Err(CallError::Stopped) => return Err(self.stopped()),
+            Err(error) => error,
+        };
         let name = &self.image.name;
         let message = format!(
             "python {request} was not found on this machine and could not be downloaded (uv venv {error})\n{}",
@@ -130,9 +141,28 @@ impl Builder<'_> {
         )))
     }
 
-    fn venv(&self, uv: &Uv, python: &str, extra: &[&str]) -> Command {
+    /// What uv said of a Python that was here; which one, where nobody named it.
+    async fn announce_python(&self, python: &str, said: &str, log: &Log<'_>) -> Result<(), Failure> {
+        for line in said.lines() {
+            log.line(line).await;
+        }
+        if python == ANY_PYTHON {
+            let found = self.site.python_version().unwrap_or_default();
+            log.line(&format!(
+                "python {found}: {DEFAULT_PYTHON}, the default, is not installed here; \
+                 set `python` in [images.{}] to choose one, on this machine and on Modal",
+                self.image.name
+            ))
+            .await;
+        }
+        Ok(())
+    }
+
+    fn venv(&self, uv: &Uv, python: &str, downloads: Downloads) -> Command {
         let mut args = words(&["venv", "--no-project", "--python", python]);
-        args.extend(words(extra));
+        if downloads == Downloads::Never {
+            args.push("--no-python-downloads".into());
+        }
         if self.wants_pip() {
             args.push("--seed".into());
         }
@@ -151,24 +181,6 @@ impl Builder<'_> {
         let pip =
             |action: &Action| matches!(action.kind, ActionKind::Install { installer: Installer::Pip, .. });
         self.recipe.actions.iter().any(pip)
-    }
-
-    async fn announce_other_python(&self, log: &Log<'_>) {
-        let found = self.site.python_version().unwrap_or_default();
-        let notice = Event::Notice {
-            job: Some(log.job.clone()),
-            level: Level::Warning,
-            code: "other-python",
-            text: format!(
-                "image {}: python {DEFAULT_PYTHON}, the default, is not to be had here: using {found}",
-                self.image.name
-            ),
-            help: Some(format!(
-                "set `python` in [images.{}] to say which one, on this machine and on Modal",
-                self.image.name
-            )),
-        };
-        log.emitter.emit(notice).await;
     }
 
     fn command(&self, uv: &Uv, number: usize, action: &Action) -> Result<Command, Failure> {
@@ -355,6 +367,12 @@ impl Builder<'_> {
     async fn call(&self, command: Command, log: &Log<'_>, cancel: &Cancel) -> Result<(), CallError> {
         let Command { program, args, cwd, env, .. } = command;
         Call { program, args, cwd, env }.run(&self.host.supervisor, self.lock, log, cancel).await
+    }
+
+    /// As [`call`](Self::call), with what it says handed back instead of shown.
+    async fn quietly(&self, command: Command, cancel: &Cancel) -> Result<String, (CallError, String)> {
+        let Command { program, args, cwd, env, .. } = command;
+        Call { program, args, cwd, env }.quietly(&self.host.supervisor, self.lock, cancel).await
     }
 
     fn explain(&self, action: &Action, title: &str, error: &CallError, log: &Log<'_>) -> Failure {

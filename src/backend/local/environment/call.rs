@@ -144,6 +144,24 @@ impl Call {
         }
     }
 
+    /// As [`run`](Self::run), with what the program says on stderr handed back; credentials hidden.
+    pub async fn quietly(
+        self,
+        supervisor: &Supervisor,
+        lock: &Lock,
+        cancel: &Cancel,
+    ) -> Result<String, (CallError, String)> {
+        let wordless = |error: CallError| (error, String::new());
+        let lock = lock.descriptor().map_err(|error| wordless(CallError::Lock(error)))?;
+        let tool = Tool { launch: self.launch(Input::File(Arc::new(lock))), limit: None, log: None };
+        let output = supervisor.run_tool(&tool, cancel.clone()).await.map_err(|error| match error {
+            ToolError::Spawn(error) => wordless(CallError::Start(error)),
+            ToolError::TimedOut { .. } | ToolError::Cancelled { .. } => wordless(CallError::Stopped),
+        })?;
+        let said = credentials::redact(&output.stderr).into_owned();
+        if output.exit.success() { Ok(said) } else { Err((CallError::Failed(output.exit), said)) }
+    }
+
     /// What a short call says on stdout; `None` when it fails.
     pub async fn answer(self, supervisor: &Supervisor, cancel: &Cancel) -> Option<String> {
         let tool = Tool { launch: self.launch(Input::Null), limit: Some(QUESTION_LIMIT), log: None };
