@@ -75,6 +75,13 @@ impl Directories {
         }
     }
 
+    /// State and cache side by side.
+    #[cfg(test)]
+    pub fn in_folder(folder: &Path) -> Self {
+        let at = |name: &str| Location { path: folder.join(name), shared_parent: false };
+        Self { state: at("state"), cache: at("cache") }
+    }
+
     /// The path alone, for reading what may be there already.
     pub fn cache_path(&self) -> &Path {
         &self.cache.path

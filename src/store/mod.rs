@@ -1,15 +1,24 @@
 //! accel's own places on disk: where they are, and who may write there at one moment.
 //!
-//! Owns the choice of the state and cache directories and the lock files in them. Nothing is opened or
-//! created before it is needed: a plain host job touches neither. Any number of accel processes may run at once.
+//! Owns the choice of the state and cache directories, the lock files in them and the state database. Nothing is
+//! opened or created before it is needed: a plain host job touches none of it. Any number of accel processes may run
+//! at once.
 //!
 //! | path | owner |
 //! |---|---|
+//! | `<state>/accel.db` | [`database`]; its tables: [`journal`], [`remembered`] |
+//! | `<state>/host`, `<state>/owners/` | [`journal`] |
 //! | `<cache>/environments/v1/` | [`crate::backend::local::environment`] |
 //! | `<cache>/tools/uv/<version>/` | [`crate::backend::local::environment`] |
 
+pub mod database;
 pub mod directories;
+pub mod journal;
 pub mod lock;
+pub mod remembered;
 
+pub use database::{Database, DatabaseError};
 pub use directories::{Directories, DirectoryError};
+pub use journal::{Journal, Lease};
 pub use lock::Lock;
+pub use remembered::Remembered;

@@ -1,0 +1,600 @@
+//! The lease journal: every sandbox that accel ever asked for, written down before it is asked for.
+//!
+//! ```text
+//! intended → created → running → stopping → settled
+//! ```
+//!
+//! What must stay true: the intent is on the disk before the create call is sent; a [`Lease`] is made by the journal
+//! alone and is used up by settling it; a lease is settled at most once; a lease whose owner lives is never taken
+//! over. An owner is one accel process; it lives as long as its lock file is locked, so that no guess about process
+//! ids is needed: a killed process has let go, a suspended one has not. Who ends leftover sandboxes is
+//! `backend::modal::sweep`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, Row, params};
+use serde::Serialize;
+
+use super::Lock;
+use super::database::{Database, DatabaseError, Durability};
+use crate::base::files::FileError;
+use crate::event::now_ms;
+
+/// Grace after a sandbox's own end of life before a lease that nobody owns up to may be ended: clocks differ.
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(15 * 60);
+
+/// Names of the tags that every sandbox carries.
+pub mod tag {
+    pub const PROJECT: &str = "accel-project";
+    pub const JOB: &str = "accel-job";
+    pub const RUN: &str = "accel-run";
+    pub const LEASE: &str = "accel-lease";
+    /// A random word for this machine and user, see [`super::Journal::host`].
+    pub const HOST: &str = "accel-host";
+    /// Seconds since the Unix epoch.
+    pub const EXPIRES: &str = "accel-expires";
+}
+
+/// 32 hexadecimal digits, never used twice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct LeaseId(String);
+
+impl LeaseId {
+    pub fn new() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LeaseId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A closed set of words, as text in the database.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $word)] $variant),* }
+
+        impl $name {
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+
+        impl rusqlite::ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+                Ok(self.as_str().into())
+            }
+        }
+
+        impl rusqlite::types::FromSql for $name {
+            fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<Self> {
+                match value.as_str()? {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(rusqlite::types::FromSqlError::InvalidType),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// Modal's two kinds of sandbox.
+    SandboxKind { V1 = "v1", V2 = "v2" }
+}
+
+words! {
+    /// What a sandbox is for.
+    Purpose {
+        OneShot = "one_shot",
+        /// Kept for the next run.
+        Warm = "warm",
+    }
+}
+
+words! {
+    /// How far a lease has come.
+    LeaseState {
+        /// The create call may have been sent; the sandbox's id is not known.
+        Intended = "intended",
+        /// The sandbox exists.
+        Created = "created",
+        /// Its command was started.
+        Running = "running",
+        /// Its end was asked for.
+        Stopping = "stopping",
+        Settled = "settled",
+    }
+}
+
+words! {
+    /// How a lease was settled.
+    Settlement {
+        /// No sandbox was made, for certain.
+        NeverCreated = "never_created",
+        /// Ended by us.
+        Terminated = "terminated",
+        /// It had ended by itself.
+        Ended = "ended",
+        /// Its lifetime on the server is over, so that it cannot live.
+        Expired = "expired",
+    }
+}
+
+/// What is known before a sandbox is asked for.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    pub lease: LeaseId,
+    /// Which credentials may end it: `backend::modal::account`. No secret.
+    pub account: String,
+    pub project: String,
+    pub job: String,
+    pub run: String,
+    /// A digest of the folder of accel.toml.
+    pub worktree: String,
+    pub app: String,
+    pub environment: String,
+    pub kind: SandboxKind,
+    pub purpose: Purpose,
+    /// When the server will have ended the sandbox by itself, in milliseconds since the Unix epoch.
+    pub expires_at_ms: u64,
+}
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    pub lease: LeaseId,
+    pub state: LeaseState,
+    pub account: String,
+    #[serde(skip)]
+    owner: String,
+    /// The owner's process id; only for people, see the notes on owners.
+    pub pid: u32,
+    pub run: String,
+    pub project: String,
+    pub job: String,
+    pub host: String,
+    pub worktree: String,
+    pub app: String,
+    pub environment: String,
+    pub kind: SandboxKind,
+    pub purpose: Purpose,
+    pub sandbox: Option<String>,
+    pub intended_at_ms: u64,
+    pub changed_at_ms: u64,
+    pub expires_at_ms: u64,
+    pub settled: Option<Settlement>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl JournalError {
+    pub fn help(&self) -> &'static str {
+        "set ACCEL_STATE_DIR to a directory on a local disk that you can write to"
+    }
+}
+
+/// Cheap to clone; nothing is opened before it is used.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    database: Database,
+    owner: Mutex<Option<Arc<Owner>>>,
+    host: Mutex<Option<String>>,
+}
+
+/// This process, as owner of leases. Its lock file goes when the last lease and the journal are gone.
+#[derive(Debug)]
+struct Owner {
+    id: String,
+    /// Taken on drop; `None` where the file system has no locks. Such an owner says so in its id.
+    lock: Option<Lock>,
+}
+
+/// Begins the id of an owner whose life cannot be told from a lock.
+const UNLOCKED: &str = "unlocked-";
+
+/// Proof that an owner is dead.
+enum DeadOwner {
+    /// Its lock, now ours.
+    Locked(Lock),
+    /// Nothing that it owned can live.
+    Overdue,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // A file that stays is taken away by the next sweep.
+        let _ = self.lock.take().map(Lock::remove);
+    }
+}
+
+/// A promise to end one sandbox. Dropped without [`settle`](Self::settle) it stays in the journal, for the sweep
+/// of a later run.
+#[derive(Debug)]
+#[must_use = "a lease that is not settled is left to the next sweep"]
+pub struct Lease {
+    database: Database,
+    entry: Entry,
+    /// Holds the owner's lock as long as the lease lives.
+    _owner: Arc<Owner>,
+}
+
+impl Journal {
+    pub fn new(database: Database) -> Self {
+        Self(Arc::new(Shared { database, owner: Mutex::default(), host: Mutex::default() }))
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.0.database
+    }
+
+    /// Writes the intent down. It is on the disk when this returns.
+    pub async fn intend(&self, intent: Intent) -> Result<Lease, JournalError> {
+        let owner = self.owner();
+        let entry = Entry {
+            lease: intent.lease,
+            state: LeaseState::Intended,
+            account: intent.account,
+            owner: owner.id.clone(),
+            pid: std::process::id(),
+            run: intent.run,
+            project: intent.project,
+            job: intent.job,
+            host: self.host(),
+            worktree: intent.worktree,
+            app: intent.app,
+            environment: intent.environment,
+            kind: intent.kind,
+            purpose: intent.purpose,
+            sandbox: None,
+            intended_at_ms: now_ms(),
+            changed_at_ms: now_ms(),
+            expires_at_ms: intent.expires_at_ms,
+            settled: None,
+        };
+        let written = entry.clone();
+        self.0.database.write(Durability::Disk, move |connection| insert(connection, &written)).await?;
+        Ok(Lease { database: self.0.database.clone(), entry, _owner: owner })
+    }
+
+    /// Every lease that is not settled, oldest first.
+    pub async fn unsettled(&self) -> Result<Vec<Entry>, JournalError> {
+        let query = format!("SELECT {COLUMNS} FROM lease WHERE state <> 'settled' ORDER BY intended_at, id");
+        Ok(self.0.database.read(move |connection| select(connection, &query, [])).await?)
+    }
+
+    /// Leases by id, sandbox, run or job, newest first. A run or lease may be shortened to
+    /// [`SHORTEST_PREFIX`] characters or more.
+    pub async fn find(&self, text: &str) -> Result<Vec<Entry>, JournalError> {
+        let query = format!(
+            "SELECT {COLUMNS} FROM lease
+             WHERE id = ?1 OR sandbox = ?1 OR run = ?1 OR job = ?1
+                OR (?2 AND (substr(run, 1, length(?1)) = ?1 OR substr(id, 1, length(?1)) = ?1))
+             ORDER BY intended_at DESC, id"
+        );
+        let (text, shortened) = (text.to_owned(), text.len() >= SHORTEST_PREFIX);
+        Ok(self
+            .0
+            .database
+            .read(move |connection| select(connection, &query, params![text, shortened]))
+            .await?)
+    }
+
+    /// The lease that a sandbox's tag names, settled or not.
+    pub async fn by_lease(&self, lease: &str) -> Result<Option<Entry>, JournalError> {
+        let query = format!("SELECT {COLUMNS} FROM lease WHERE id = ?1");
+        let lease = lease.to_owned();
+        let found = self.0.database.read(move |connection| select(connection, &query, [&lease])).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Whether the process that made the lease still runs. Where that cannot be known: until the sandbox's own end
+    /// of life and [`EXPIRY_GRACE`].
+    pub fn owner_lives(&self, entry: &Entry) -> bool {
+        match self.dead_owner(entry) {
+            Ok(dead) => dead.is_none(),
+            Err(_) => !is_overdue(entry),
+        }
+    }
+
+    /// Makes an unsettled lease of a dead owner ours. `None` when its owner lives, it was settled meanwhile, or
+    /// another accel was faster.
+    pub async fn take_over(&self, entry: &Entry) -> Result<Option<Lease>, JournalError> {
+        // Held until the line names us, so that nobody else sees the dead owner in between.
+        let Some(dead) = self.dead_owner(entry)? else { return Ok(None) };
+        let owner = self.owner();
+        let (lease, before, after) = (entry.lease.clone(), entry.owner.clone(), owner.id.clone());
+        let taken = self
+            .0
+            .database
+            .write(Durability::Disk, move |connection| {
+                connection.execute(
+                    "UPDATE lease SET owner = ?3, pid = ?4, changed_at = ?5
+                     WHERE id = ?1 AND owner = ?2 AND state <> 'settled'",
+                    params![lease.0, before, after, std::process::id(), time(now_ms())],
+                )
+            })
+            .await?;
+        if self.unsettled_of(&entry.owner).await? == 0 {
+            dead.bury();
+        }
+        let taken = (taken == 1).then(|| Lease {
+            database: self.0.database.clone(),
+            entry: Entry { owner: owner.id.clone(), pid: std::process::id(), ..entry.clone() },
+            _owner: owner,
+        });
+        Ok(taken)
+    }
+
+    /// Forgets leases settled before `time`.
+    pub async fn forget_settled(&self, before_ms: u64) -> Result<usize, JournalError> {
+        let forget = move |connection: &Connection| {
+            connection
+                .execute("DELETE FROM lease WHERE state = 'settled' AND changed_at < ?1", [time(before_ms)])
+        };
+        Ok(self.0.database.write(Durability::Process, forget).await?)
+    }
+
+    /// A word for this machine and user in tags: random, so that it tells nothing about either. Machines that
+    /// share a home have different ones.
+    pub fn host(&self) -> String {
+        let mut host = self.0.host.lock().unwrap_or_else(PoisonError::into_inner);
+        host.get_or_insert_with(|| host_word(self.0.database.directories().state_path())).clone()
+    }
+
+    async fn unsettled_of(&self, owner: &str) -> Result<i64, JournalError> {
+        let owner = owner.to_owned();
+        let count = move |connection: &Connection| {
+            let query = "SELECT count(*) FROM lease WHERE owner = ?1 AND state <> 'settled'";
+            connection.query_row(query, [&owner], |row| row.get(0))
+        };
+        Ok(self.0.database.read(count).await?)
+    }
+
+    /// `None` if the owner lives, or another accel is taking over what it left.
+    fn dead_owner(&self, entry: &Entry) -> Result<Option<DeadOwner>, FileError> {
+        if entry.owner.starts_with(UNLOCKED) {
+            return Ok(is_overdue(entry).then_some(DeadOwner::Overdue));
+        }
+        Ok(Lock::try_exclusive(&self.owner_path(&entry.owner))?.map(DeadOwner::Locked))
+    }
+
+    fn owner(&self) -> Arc<Owner> {
+        let mut owner = self.0.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(owner.get_or_insert_with(|| Arc::new(self.new_owner())))
+    }
+
+    fn new_owner(&self) -> Owner {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let path = self.owner_path(&id);
+        let folder = path.parent().expect("a file in the state directory");
+        let locked = self.0.database.directories().open_state().is_ok() && make_private(folder).is_ok();
+        match locked.then(|| Lock::try_exclusive(&path).ok().flatten()).flatten() {
+            Some(lock) => Owner { id, lock: Some(lock) },
+            None => Owner { id: format!("{UNLOCKED}{id}"), lock: None },
+        }
+    }
+
+    fn owner_path(&self, owner: &str) -> PathBuf {
+        self.0.database.directories().state_path().join("owners").join(format!("{owner}.lock"))
+    }
+}
+
+/// Fewest characters of a shortened id.
+pub const SHORTEST_PREFIX: usize = 4;
+
+impl DeadOwner {
+    /// Removes its lock file, once nothing is left of it.
+    fn bury(self) {
+        if let Self::Locked(lock) = self {
+            // A file that stays is removed by `accel prune`.
+            let _ = lock.remove();
+        }
+    }
+}
+
+fn is_overdue(entry: &Entry) -> bool {
+    now_ms() >= entry.expires_at_ms.saturating_add(millis(EXPIRY_GRACE))
+}
+
+impl Lease {
+    pub fn id(&self) -> &LeaseId {
+        &self.entry.lease
+    }
+
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The tags that the sandbox must carry, so that it is found when its id was lost.
+    pub fn tags(&self) -> [(&'static str, String); 6] {
+        let entry = &self.entry;
+        [
+            (tag::PROJECT, entry.project.clone()),
+            (tag::JOB, entry.job.clone()),
+            (tag::RUN, entry.run.clone()),
+            (tag::LEASE, entry.lease.0.clone()),
+            (tag::HOST, entry.host.clone()),
+            (tag::EXPIRES, (entry.expires_at_ms / 1000).to_string()),
+        ]
+    }
+
+    /// The server made the sandbox.
+    pub async fn created(&mut self, sandbox: &str) -> Result<(), JournalError> {
+        self.entry.sandbox = Some(sandbox.to_owned());
+        self.enter(LeaseState::Created).await
+    }
+
+    /// The command was started.
+    pub async fn running(&mut self) -> Result<(), JournalError> {
+        self.enter(LeaseState::Running).await
+    }
+
+    /// The sandbox's end is about to be asked for.
+    pub async fn stopping(&mut self) -> Result<(), JournalError> {
+        self.enter(LeaseState::Stopping).await
+    }
+
+    /// The sandbox is gone, or never was. False when somebody else has settled the lease before.
+    pub async fn settle(self, how: Settlement) -> Result<bool, JournalError> {
+        let id = self.entry.lease.clone();
+        let changed = self
+            .database
+            .write(Durability::Disk, move |connection| {
+                connection.execute(
+                    "UPDATE lease SET state = 'settled', settled = ?2, changed_at = ?3
+                     WHERE id = ?1 AND state <> 'settled'",
+                    params![id.0, how, time(now_ms())],
+                )
+            })
+            .await?;
+        Ok(changed == 1)
+    }
+
+    async fn enter(&mut self, state: LeaseState) -> Result<(), JournalError> {
+        self.entry.state = state;
+        self.entry.changed_at_ms = now_ms();
+        let entry = self.entry.clone();
+        // A sandbox whose id was lost is found by its tags, so only the intent has to be on the disk.
+        let change = move |connection: &Connection| {
+            connection.execute(
+                "UPDATE lease SET state = ?2, sandbox = ?3, changed_at = ?4 WHERE id = ?1 AND state <> 'settled'",
+                params![entry.lease.0, entry.state, entry.sandbox, time(entry.changed_at_ms)],
+            )
+        };
+        self.database.write(Durability::Process, change).await?;
+        Ok(())
+    }
+}
+
+const COLUMNS: &str =
+    "id, state, account, owner, pid, run, project, job, host, worktree, app, environment, backend,
+    purpose, sandbox, intended_at, changed_at, expires_at, settled";
+
+fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    let query = format!(
+        "INSERT INTO lease ({COLUMNS})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
+    );
+    let values = params![
+        entry.lease.0,
+        entry.state,
+        entry.account,
+        entry.owner,
+        entry.pid,
+        entry.run,
+        entry.project,
+        entry.job,
+        entry.host,
+        entry.worktree,
+        entry.app,
+        entry.environment,
+        entry.kind,
+        entry.purpose,
+        entry.sandbox,
+        time(entry.intended_at_ms),
+        time(entry.changed_at_ms),
+        time(entry.expires_at_ms),
+        entry.settled,
+    ];
+    connection.execute(&query, values).map(drop)
+}
+
+fn select(
+    connection: &Connection,
+    query: &str,
+    parameters: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<Entry>> {
+    connection.prepare_cached(query)?.query_map(parameters, read)?.collect()
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        lease: LeaseId(row.get(0)?),
+        state: row.get(1)?,
+        account: row.get(2)?,
+        owner: row.get(3)?,
+        pid: row.get(4)?,
+        run: row.get(5)?,
+        project: row.get(6)?,
+        job: row.get(7)?,
+        host: row.get(8)?,
+        worktree: row.get(9)?,
+        app: row.get(10)?,
+        environment: row.get(11)?,
+        kind: row.get(12)?,
+        purpose: row.get(13)?,
+        sandbox: row.get(14)?,
+        intended_at_ms: row.get::<_, i64>(15)?.unsigned_abs(),
+        changed_at_ms: row.get::<_, i64>(16)?.unsigned_abs(),
+        expires_at_ms: row.get::<_, i64>(17)?.unsigned_abs(),
+        settled: row.get(18)?,
+    })
+}
+
+/// SQLite's numbers are signed.
+fn time(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn make_private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// A random word kept in the state directory, mixed with the machine's name for those that share a home.
+fn host_word(state: &Path) -> String {
+    let path = state.join("host");
+    let seed = fs::read_to_string(&path).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| {
+        let seed = uuid::Uuid::new_v4().simple().to_string();
+        let made = make_private(state).and_then(|()| create_private(&path, &seed));
+        // Another accel may have been faster.
+        if made.is_err() { fs::read_to_string(&path).unwrap_or(seed) } else { seed }
+    });
+    let machine = rustix::system::uname();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(seed.as_bytes()).update(machine.nodename().to_bytes());
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// Complete or absent, and never replaced.
+fn create_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

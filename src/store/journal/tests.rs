@@ -1,0 +1,99 @@
+use super::*;
+use crate::store::Directories;
+
+fn journal(folder: &Path) -> Journal {
+    Journal::new(Database::new(Directories::in_folder(folder)))
+}
+
+fn intent(run: &str) -> Intent {
+    Intent {
+        lease: LeaseId::new(),
+        account: "account".to_owned(),
+        project: "p".to_owned(),
+        job: "test".to_owned(),
+        run: run.to_owned(),
+        worktree: "w".to_owned(),
+        app: "accel-p".to_owned(),
+        environment: "main".to_owned(),
+        kind: SandboxKind::V2,
+        purpose: Purpose::OneShot,
+        expires_at_ms: now_ms() + 60_000,
+    }
+}
+
+#[tokio::test]
+async fn a_lease_goes_from_intent_to_settled_and_others_see_each_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mine, other) = (journal(folder.path()), journal(folder.path()));
+    let mut lease = mine.intend(intent("run-1")).await.unwrap();
+    let id = lease.id().clone();
+    let see = async || other.by_lease(id.as_str()).await.unwrap().map(|entry| (entry.state, entry.sandbox));
+    assert_eq!(see().await, Some((LeaseState::Intended, None)));
+    lease.created("sb-1").await.unwrap();
+    let sandbox = Some("sb-1".to_owned());
+    assert_eq!(see().await, Some((LeaseState::Created, sandbox.clone())));
+    lease.running().await.unwrap();
+    assert_eq!(see().await, Some((LeaseState::Running, sandbox.clone())));
+    assert_eq!(other.unsettled().await.unwrap(), [lease.entry().clone()]);
+    lease.stopping().await.unwrap();
+    assert_eq!(see().await, Some((LeaseState::Stopping, sandbox.clone())));
+    assert!(lease.settle(Settlement::Terminated).await.unwrap());
+    assert_eq!(see().await, Some((LeaseState::Settled, sandbox)));
+    assert!(other.unsettled().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_live_owner_keeps_its_leases_and_a_dead_one_loses_each_to_one_taker() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dying, first, second) = (journal(folder.path()), journal(folder.path()), journal(folder.path()));
+    let lease = dying.intend(intent("run-1")).await.unwrap();
+    let entry = lease.entry().clone();
+    assert!(first.owner_lives(&entry));
+    assert!(first.take_over(&entry).await.unwrap().is_none());
+
+    drop((lease, dying));
+    assert!(!first.owner_lives(&entry));
+    let taken = first.take_over(&entry).await.unwrap().expect("its owner is dead");
+    assert!(second.take_over(&entry).await.unwrap().is_none(), "it has an owner again");
+    let entry = second.unsettled().await.unwrap().remove(0);
+    assert!(second.owner_lives(&entry));
+    assert!(taken.settle(Settlement::Terminated).await.unwrap());
+    assert!(second.take_over(&entry).await.unwrap().is_none(), "settled leases are nobody's");
+    drop((first, second));
+    assert_eq!(fs::read_dir(folder.path().join("state/owners")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn leases_are_found_by_what_people_have_at_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = journal(folder.path());
+    let mut lease = journal.intend(intent("abcdef01")).await.unwrap();
+    lease.created("sb-1").await.unwrap();
+    for text in ["abcdef01", "abcd", "test", "sb-1", lease.id().as_str(), &lease.id().as_str()[..8]] {
+        assert_eq!(journal.find(text).await.unwrap().len(), 1, "{text}");
+    }
+    for text in ["abc", "bcdef", "sb-", "tes", "%", "____"] {
+        assert!(journal.find(text).await.unwrap().is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn machines_that_share_a_home_are_told_apart_by_words_that_tell_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let word = host_word(&folder.path().join("state"));
+    assert_eq!(word, host_word(&folder.path().join("state")));
+    assert_eq!(word.len(), 16);
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert!(!word.contains(&name));
+}
+
+#[tokio::test]
+async fn tags_name_the_lease_and_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = journal(folder.path());
+    let lease = journal.intend(intent("run-1")).await.unwrap();
+    let tags: std::collections::BTreeMap<_, _> = lease.tags().into();
+    assert_eq!(tags[tag::LEASE], lease.id().as_str());
+    assert_eq!(tags[tag::HOST], journal.host());
+    assert_eq!(tags[tag::EXPIRES], (lease.entry().expires_at_ms / 1000).to_string());
+}
