@@ -86,3 +86,54 @@ fn what_is_not_built_says_so_and_fails_as_accel() {
     world.accel(["run", "there"]).env("ACCEL_ON", "local").run().code(0);
     world.accel(["run", "there"]).env("ACCEL_ON", "moon").run().code(2).stderr_has("ACCEL_ON");
 }
+
+#[test]
+fn a_second_signal_kills_what_ignores_the_first() {
+    let world = World::new().file(
+        "accel.toml",
+        "version = 1\n[jobs.stubborn]\nstop_timeout = '1h'\n\
+         run = \"trap '' INT TERM; echo ready; sleep 600 & wait\"\n[jobs.other]\nrun = 'true'\n",
+    );
+    // Alone, a job has accel's own output; with others, it writes into pipes.
+    for jobs in [&["stubborn"][..], &["stubborn", "other"]] {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let mut running = world.accel(["run"]).args(jobs).spawn();
+            running.wait_for_stdout("ready\n").signal(signal);
+            running.wait_for_stderr("once more to kill").signal(Signal::INT);
+            running.finish().code(code).stderr_has("ended by SIGKILL");
+        }
+    }
+}
+
+/// Nobody reads its output, so that accel itself cannot end.
+#[test]
+fn a_third_signal_leaves_at_once() {
+    let world = World::new().file(
+        "accel.toml",
+        "version = 1\n[jobs.chatty]\nstop_timeout = '1h'\n\
+         run = \"trap 'touch asked' INT; echo $$ > pid.new; mv pid.new pid; while :; do yes || true; done\"\n",
+    );
+    let (unread, stdout) = std::io::pipe().unwrap();
+    let mut running = world.accel(["run", "--json", "chatty"]).stdout_to(stdout).spawn();
+    let capacity = rustix::pipe::fcntl_getpipe_size(&unread).unwrap() as u64;
+    // Pieces of up to a page are written whole or not at all.
+    wait_until(|| rustix::io::ioctl_fionread(&unread).unwrap() + 4096 >= capacity);
+    running.signal(Signal::INT);
+    wait_until(|| world.exists("asked"));
+    running.signal(Signal::INT);
+    let job = format!("/proc/{}", world.read("pid").trim());
+    wait_until(|| !std::path::Path::new(&job).exists());
+    running.signal(Signal::INT);
+    running.finish().code(130).stderr_has("leaving at once");
+    drop(unread);
+}
+
+/// For what nothing but a look can tell. Reaching the limit fails the test.
+#[track_caller]
+fn wait_until(holds: impl Fn() -> bool) {
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !holds() {
+        assert!(std::time::Instant::now() < limit, "it did not come");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

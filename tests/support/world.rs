@@ -6,23 +6,31 @@
 //! ```
 //!
 //! Nothing of the real environment reaches accel but what a test asks for. Every command has a deadline as a
-//! safety net: reaching it fails the test, and nothing waits for time to pass.
+//! safety net: reaching it kills all that the command started and fails the test with what was said until then.
+//! Nothing waits for time to pass.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::Duration;
+
+#[path = "watchdog.rs"]
+mod watchdog;
+
+use watchdog::Watchdog;
 
 pub use rustix::process::Signal;
 
-/// Longest a command may take before the test is failed. Building environments needs the package index.
-const DEADLINE: Duration = Duration::from_secs(240);
+/// Longest a command may take before the test is failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The same where environments may be built with the package index.
+const BUILD_DEADLINE: Duration = Duration::from_secs(240);
 
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -45,13 +53,14 @@ const NETWORK_VARIABLES: &[&str] = &[
 pub struct World {
     folder: tempfile::TempDir,
     env: Vec<(OsString, OsString)>,
+    deadline: Duration,
 }
 
 impl World {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("accel-world-").tempdir().unwrap();
         // A canonical path, so that what accel prints and what tests expect agree.
-        let world = Self { folder, env: Vec::new() };
+        let world = Self { folder, env: Vec::new(), deadline: DEADLINE };
         for name in ["project", "home", "cache", "state", "config", "runtime", "tmp", "bin"] {
             fs::create_dir(world.root().join(name)).unwrap();
         }
@@ -137,6 +146,7 @@ impl World {
         path.push(":");
         path.push(host);
         let mut world = self.env("PATH", path);
+        world.deadline = BUILD_DEADLINE;
         for name in NETWORK_VARIABLES {
             if let Some(value) = std::env::var_os(name) {
                 world = world.env(*name, value);
@@ -181,7 +191,7 @@ impl World {
             .env("TZ", "UTC")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .process_group(0);
-        Invocation { command, stdin: None, deadline: DEADLINE, root }
+        Invocation { command, stdin: None, stdout: None, deadline: self.deadline, root }
     }
 }
 
@@ -189,6 +199,7 @@ impl World {
 pub struct Invocation {
     command: Command,
     stdin: Option<Vec<u8>>,
+    stdout: Option<PipeWriter>,
     deadline: Duration,
     root: PathBuf,
 }
@@ -226,6 +237,12 @@ impl Invocation {
         self
     }
 
+    /// Standard output goes there instead of being collected.
+    pub fn stdout_to(mut self, pipe: PipeWriter) -> Self {
+        self.stdout = Some(pipe);
+        self
+    }
+
     /// Runs to the end and collects everything.
     #[track_caller]
     pub fn run(self) -> Finished {
@@ -245,21 +262,16 @@ impl Invocation {
     #[track_caller]
     pub fn spawn(mut self) -> Running {
         let described = format!("{:?}", self.command);
-        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command.stdin(Stdio::piped()).stderr(Stdio::piped());
+        self.command.stdout(self.stdout.take().map_or_else(Stdio::piped, Stdio::from));
+        let mark = watchdog::mark(&mut self.command);
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{described}: {error}"));
-        let stdout = Stream::follow(child.stdout.take().unwrap());
+        // It holds the given standard output open.
+        drop(self.command);
+        let watchdog = Watchdog::start(rustix::process::Pid::from_child(&child), mark, self.deadline);
+        let stdout = child.stdout.take().map_or_else(Stream::ended, Stream::follow);
         let stderr = Stream::follow(child.stderr.take().unwrap());
-        let (finished, watched) = mpsc::channel::<()>();
-        let group = rustix::process::Pid::from_child(&child);
-        let deadline = self.deadline;
-        let watchdog = std::thread::spawn(move || {
-            let late = watched.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout);
-            if late {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
-            late
-        });
-        Running { child, stdout, stderr, finished, watchdog, described, root: self.root }
+        Running { child, stdout, stderr, watchdog, described, root: self.root }
     }
 }
 
@@ -268,8 +280,7 @@ pub struct Running {
     child: Child,
     stdout: Stream,
     stderr: Stream,
-    finished: mpsc::Sender<()>,
-    watchdog: JoinHandle<bool>,
+    watchdog: Watchdog,
     described: String,
     root: PathBuf,
 }
@@ -295,6 +306,13 @@ impl Running {
     /// Sends a signal to accel alone, not to its group.
     #[track_caller]
     pub fn signal(&mut self, signal: Signal) -> &mut Self {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        assert!(
+            ignored >> (signal.as_raw() - 1) & 1 == 0,
+            "{signal:?} is ignored by whoever started the tests, as for a background command of a shell"
+        );
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
         self
     }
@@ -317,9 +335,13 @@ impl Running {
         let status = self.child.wait().unwrap();
         let stdout = self.stdout.rest();
         let stderr = self.stderr.rest();
-        let _ = self.finished.send(());
+        let killed = self.watchdog.end();
         let finished = Finished { status, stdout, stderr, described: self.described, root: self.root };
-        assert!(!self.watchdog.join().unwrap(), "ran into the deadline: {finished:?}");
+        assert!(
+            killed.is_none(),
+            "ran into the deadline; killed {}: {finished:?}",
+            killed.unwrap_or_default()
+        );
         finished
     }
 }
@@ -332,6 +354,11 @@ struct Stream {
 }
 
 impl Stream {
+    /// Nothing comes.
+    fn ended() -> Self {
+        Self::follow(std::io::empty())
+    }
+
     fn follow(pipe: impl Read + Send + 'static) -> Self {
         let (sender, pieces) = mpsc::channel();
         let closing = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
