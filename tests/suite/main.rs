@@ -28,3 +28,6 @@ mod modal_images;
 mod modal_settings;
 mod modal_transport;
 mod modal_wire;
+mod tree_hash;
+mod tree_scan;
+mod tree_unpack;
