@@ -17,6 +17,8 @@ mod cli_surroundings;
 mod config_diagnostics;
 mod config_load;
 mod environment;
+mod examples;
+mod output;
 mod process_local;
 
 #[path = "../support/fake_modal/mod.rs"]
