@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::{Event, Stamped};
 
@@ -26,6 +28,8 @@ pub struct Emitter(mpsc::Sender<Message>);
 pub struct Receiver {
     messages: mpsc::Receiver<Message>,
     waiting: Vec<oneshot::Sender<()>>,
+    /// Made when a sink first wants to be called after a while.
+    timer: Option<Runtime>,
 }
 
 /// What [`Receiver::try_next`] found.
@@ -40,7 +44,7 @@ pub enum Delivery {
 
 pub fn channel() -> (Emitter, Receiver) {
     let (sender, messages) = mpsc::channel(CHANNEL_CAPACITY);
-    (Emitter(sender), Receiver { messages, waiting: Vec::new() })
+    (Emitter(sender), Receiver { messages, waiting: Vec::new(), timer: None })
 }
 
 impl Emitter {
@@ -100,13 +104,18 @@ impl Receiver {
         }
     }
 
-    /// As [`recv`](Self::recv), for at most `limit`.
-    pub async fn recv_within(&mut self, limit: Duration) -> Delivery {
-        match tokio::time::timeout(limit, self.recv()).await {
+    /// As [`wait`](Self::wait), for at most `limit`. Should the system refuse a timer, it waits without: then there
+    /// is no progress display, and nothing else is lost.
+    pub fn wait_within(&mut self, limit: Duration) -> Delivery {
+        let timer = self.timer.take().or_else(|| Builder::new_current_thread().enable_time().build().ok());
+        let Some(timer) = timer else { return self.wait() };
+        let delivery = match timer.block_on(async { timeout(limit, self.recv()).await }) {
             Ok(Some(event)) => Delivery::Event(event),
             Ok(None) => Delivery::Ended,
             Err(_) => Delivery::Idle,
-        }
+        };
+        self.timer = Some(timer);
+        delivery
     }
 
     fn answer(&mut self) {

@@ -34,7 +34,7 @@ pub fn start(receiver: Receiver, sinks: Vec<Box<dyn Sink>>) -> io::Result<SinkTh
 /// Feeds the sinks until every emitter is gone. Goes on reading when no sink is left, so that a run never waits
 /// for one that failed.
 pub fn drive(mut receiver: Receiver, sinks: Vec<Box<dyn Sink>>) -> Vec<SinkFailure> {
-    let mut drive = Drive { sinks, failures: Vec::new(), timer: None };
+    let mut drive = Drive { sinks, failures: Vec::new() };
     loop {
         match receiver.try_next() {
             Delivery::Event(event) => drive.handle(&event),
@@ -53,8 +53,6 @@ pub fn drive(mut receiver: Receiver, sinks: Vec<Box<dyn Sink>>) -> Vec<SinkFailu
 struct Drive {
     sinks: Vec<Box<dyn Sink>>,
     failures: Vec<SinkFailure>,
-    /// Made when a sink first wants to be called after a while.
-    timer: Option<tokio::runtime::Runtime>,
 }
 
 impl Drive {
@@ -69,19 +67,10 @@ impl Drive {
             wake = [wake, wanted].into_iter().flatten().min();
             sink.flush()
         });
-        let Some(limit) = wake else { return receiver.wait() };
-        match self.timer() {
-            Some(timer) => timer.block_on(receiver.recv_within(limit)),
+        match wake {
+            Some(limit) => receiver.wait_within(limit),
             None => receiver.wait(),
         }
-    }
-
-    /// Without a timer there is no progress display, and nothing else is lost.
-    fn timer(&mut self) -> Option<&tokio::runtime::Runtime> {
-        if self.timer.is_none() {
-            self.timer = tokio::runtime::Builder::new_current_thread().enable_time().build().ok();
-        }
-        self.timer.as_ref()
     }
 
     /// Calls every sink; drops those that fail and tells the others.

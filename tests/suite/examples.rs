@@ -93,7 +93,8 @@ fn matrix_runs_each_combination() {
 /// The last line of a pytest run without its duration.
 fn verdict(finished: &Finished) -> String {
     let text = finished.stdout_text();
-    let last = text.lines().rev().find(|line| line.contains("passed")).unwrap_or_else(|| panic!("{finished:?}"));
+    let last =
+        text.lines().rev().find(|line| line.contains("passed")).unwrap_or_else(|| panic!("{finished:?}"));
     last.split(" in ").next().unwrap_or(last).to_owned()
 }
 
@@ -122,7 +123,8 @@ fn a_published_package_gives_the_same_verdict_as_by_hand() {
 /// The interpreter of a built image, as `accel image ls --json` tells.
 fn python_of(listing: &Finished, name: &str) -> PathBuf {
     let images = listing.json();
-    let images = images.as_array().or_else(|| images["images"].as_array()).unwrap_or_else(|| panic!("{listing:?}"));
+    let images =
+        images.as_array().or_else(|| images["images"].as_array()).unwrap_or_else(|| panic!("{listing:?}"));
     let image = images.iter().find(|image| image["name"] == name).unwrap_or_else(|| panic!("{listing:?}"));
     let path = image["path"].as_str().unwrap_or_else(|| panic!("{listing:?}"));
     Path::new(path).join("bin/python")
