@@ -221,7 +221,7 @@ async fn download(
 }
 
 async fn progress(log: &Log<'_>, done: u64, total: Option<u64>) {
-    let (job, step, label) = (log.job.clone(), Step::Image, "uv".to_owned());
+    let (job, step, label) = (log.job.clone(), Step::Image, "installing uv".to_owned());
     log.emitter.emit(Event::StepProgress { job, step, done, total, label }).await;
 }
 
