@@ -22,11 +22,13 @@ mod output;
 mod process_local;
 
 #[path = "../support/fake_modal/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "a library for every topic; each uses its part")]
 mod fake_modal;
 #[path = "../support/python.rs"]
 mod python;
 
 mod modal_images;
+mod modal_sdk;
 mod modal_settings;
 mod modal_transport;
 mod modal_wire;

@@ -113,9 +113,9 @@ impl World {
         Ok(self.control_plane.call(client::APP_GET_OR_CREATE, request).await?.app_id)
     }
 
-    async fn wait(&self) -> Result<wire::SandboxWaitResponse, ModalError> {
-        let request = wire::SandboxWaitRequest { sandbox_id: "sb".into(), timeout: 0.0 };
-        self.control_plane.call(client::SANDBOX_WAIT_V2, request).await
+    /// A call that needs the auth token.
+    async fn list(&self) -> Result<wire::SandboxListResponse, ModalError> {
+        self.control_plane.call(client::SANDBOX_LIST_V2, wire::SandboxListRequest::default()).await
     }
 }
 
@@ -256,45 +256,45 @@ async fn warnings_are_shown_once_whatever_the_outcome() {
 #[tokio::test]
 async fn the_auth_token_is_fetched_once_and_renewed_in_time() {
     let world = world(&[]).await;
-    let (first, second) = tokio::join!(world.wait(), world.wait());
+    let (first, second) = tokio::join!(world.list(), world.list());
     assert!(first.is_ok() && second.is_ok());
     assert_eq!(world.modal.calls_of("AuthTokenGet").len(), 1);
-    let tokens = header(&world.modal.calls_of("SandboxWaitV2"), "x-modal-auth-token");
+    let tokens = header(&world.modal.calls_of("SandboxListV2"), "x-modal-auth-token");
     assert!(tokens[0] == tokens[1] && !tokens[0].is_empty(), "{tokens:?}");
     // An hour's life, renewed after 55 per cent of it.
     world.clock.advance(Duration::from_secs(32 * 60));
-    world.wait().await.unwrap();
+    world.list().await.unwrap();
     assert_eq!(world.modal.calls_of("AuthTokenGet").len(), 1);
     world.clock.advance(Duration::from_secs(2 * 60));
-    world.wait().await.unwrap();
+    world.list().await.unwrap();
     assert_eq!(world.modal.calls_of("AuthTokenGet").len(), 2);
-    assert_ne!(header(&world.modal.calls_of("SandboxWaitV2"), "x-modal-auth-token")[3], tokens[0]);
+    assert_ne!(header(&world.modal.calls_of("SandboxListV2"), "x-modal-auth-token")[3], tokens[0]);
 }
 
 #[tokio::test]
 async fn a_failed_renewal_uses_the_old_token_and_backs_off() {
     let world = world(&[]).await;
-    world.wait().await.unwrap();
+    world.list().await.unwrap();
     world.clock.advance(Duration::from_secs(40 * 60));
     world.modal.fail("AuthTokenGet", [Fault::code(Code::Unavailable)]);
-    world.wait().await.unwrap();
-    world.wait().await.unwrap();
+    world.list().await.unwrap();
+    world.list().await.unwrap();
     assert_eq!(world.modal.calls_of("AuthTokenGet").len(), 2, "backing off for half a second");
-    let tokens = header(&world.modal.calls_of("SandboxWaitV2"), "x-modal-auth-token");
+    let tokens = header(&world.modal.calls_of("SandboxListV2"), "x-modal-auth-token");
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     world.clock.advance(Duration::from_secs(1));
     world.modal.fail("AuthTokenGet", [Fault::code(Code::Unauthenticated)]);
-    let error = world.wait().await.unwrap_err();
-    assert_eq!((error.kind, error.method), (ErrorKind::Auth, "SandboxWaitV2"));
+    let error = world.list().await.unwrap_err();
+    assert_eq!((error.kind, error.method), (ErrorKind::Auth, "SandboxListV2"));
 }
 
 #[tokio::test]
 async fn a_sandbox_token_goes_along() {
     let world = world(&[]).await;
     let options = CallOptions { sandbox_token: Some(Secret::new("sandbox-secret")) };
-    let request = wire::SandboxWaitRequest::default();
-    world.control_plane.call_with(client::SANDBOX_WAIT_V2, request, &options).await.unwrap();
-    assert_eq!(header(&world.modal.calls_of("SandboxWaitV2"), "x-modal-sandbox-token"), ["sandbox-secret"]);
+    let request = wire::SandboxListRequest::default();
+    world.control_plane.call_with(client::SANDBOX_LIST_V2, request, &options).await.unwrap();
+    assert_eq!(header(&world.modal.calls_of("SandboxListV2"), "x-modal-sandbox-token"), ["sandbox-secret"]);
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn calls_go_through_the_proxy_unless_told_otherwise() {
 }
 
 async fn router(world: &World, jwt: String, renewed: Arc<Mutex<Vec<String>>>) -> Router {
-    let url = world.modal.url();
+    let url = world.modal.router_url();
     let access = RouterAccess { url: url.clone(), jwt: Secret::new(jwt) };
     let renew: Renew = Arc::new(move || {
         let (url, renewed) = (url.clone(), renewed.clone());
