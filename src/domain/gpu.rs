@@ -41,8 +41,8 @@ pub const MAX_GPU_COUNT: u32 = 8;
 pub enum GpuError {
     #[error("empty GPU name")]
     Empty,
-    #[error("unknown GPU `{kind}`")]
-    UnknownKind { kind: String, nearest: Option<&'static str> },
+    #[error("`{0}` cannot be a GPU")]
+    Kind(String),
     #[error("`{0}` is no number of GPUs")]
     Count(String),
 }
@@ -51,17 +51,19 @@ impl GpuError {
     /// What to write instead.
     pub fn help(&self) -> String {
         match self {
-            Self::UnknownKind { nearest: Some(nearest), .. } => format!("did you mean \"{nearest}\"?"),
             Self::Count(_) => format!("write a kind and a number from 1 to {MAX_GPU_COUNT}: \"H100:2\""),
-            Self::Empty | Self::UnknownKind { .. } => {
-                format!("Modal offers {}", GPU_KINDS[1..].join(", "))
-            }
+            Self::Empty | Self::Kind(_) => offered(),
         }
     }
 }
 
+fn offered() -> String {
+    format!("Modal offers {}", GPU_KINDS[1..].join(", "))
+}
+
 impl Gpu {
-    /// Reads `"KIND"` or `"KIND:COUNT"`; case does not matter.
+    /// Reads `"KIND"` or `"KIND:COUNT"`; case does not matter. A kind that is not among [`GPU_KINDS`] is taken:
+    /// Modal may offer more by now ([`Gpu::doubt`] says what a person should hear).
     pub fn parse(text: &str) -> Result<Self, GpuError> {
         let (kind, count) = match text.trim().split_once(':') {
             Some((kind, count)) => (kind.trim(), parse_count(count.trim())?),
@@ -70,12 +72,30 @@ impl Gpu {
         if kind.is_empty() {
             return Err(GpuError::Empty);
         }
-        let upper = kind.to_uppercase();
-        if !GPU_KINDS.contains(&upper.as_str()) {
-            return Err(GpuError::UnknownKind { nearest: nearest(kind, GPU_KINDS), kind: kind.to_owned() });
+        if !is_kind_like(kind) {
+            return Err(GpuError::Kind(kind.to_owned()));
         }
-        Ok(Self { kind: upper, count })
+        Ok(Self { kind: kind.to_ascii_uppercase(), count })
     }
+
+    /// For a kind that this accel does not know: what is doubtful, and the likely remedy.
+    pub fn doubt(&self) -> Option<(String, String)> {
+        if GPU_KINDS.contains(&self.kind.as_str()) {
+            return None;
+        }
+        let help = match nearest(&self.kind, GPU_KINDS) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => offered(),
+        };
+        Some((format!("unknown GPU `{}`", self.kind), help))
+    }
+}
+
+/// A letter, then letters, digits, `-` and `_`; `!` or `+` may end it.
+fn is_kind_like(kind: &str) -> bool {
+    let name = kind.strip_suffix(['!', '+']).unwrap_or(kind);
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 fn parse_count(text: &str) -> Result<u32, GpuError> {
@@ -114,10 +134,24 @@ mod tests {
         };
         check("", "empty GPU name", "Modal offers T4");
         check(":2", "empty GPU name", "Modal offers T4");
-        check("H1000", "unknown GPU `H1000`", "did you mean \"H100\"?");
-        check("voodoo-graphics", "unknown GPU `voodoo-graphics`", "Modal offers");
+        check("H100 or so", "`H100 or so` cannot be a GPU", "Modal offers T4");
+        check("4090", "`4090` cannot be a GPU", "Modal offers T4");
+        check("É", "`É` cannot be a GPU", "Modal offers T4");
         check("L4:0", "`0` is no number of GPUs", "from 1 to 8");
         check("L4:9", "`9` is no number of GPUs", "from 1 to 8");
         check("L4:x", "`x` is no number of GPUs", "from 1 to 8");
+    }
+
+    #[test]
+    fn takes_unknown_kinds_with_doubt() {
+        let check = |text: &str, shown: &str, doubt: Option<(&str, &str)>| {
+            let gpu = Gpu::parse(text).expect(text);
+            assert_eq!(gpu.to_string(), shown);
+            let doubt = doubt.map(|(message, help)| (message.to_owned(), help.to_owned()));
+            assert_eq!(gpu.doubt().map(|(message, help)| (message, help[..12].to_owned())), doubt);
+        };
+        check("h100:2", "H100:2", None);
+        check("h1000:2", "H1000:2", Some(("unknown GPU `H1000`", "did you mean")));
+        check("voodoo-graphics", "VOODOO-GRAPHICS", Some(("unknown GPU `VOODOO-GRAPHICS`", "Modal offers")));
     }
 }

@@ -273,7 +273,7 @@ image = "a"
 run = "true"
 [jobs.two]
 image = "a"
-matrix = { gpu = ["L4", "nonsense"] }
+matrix = { gpu = ["L4", "H900", "L4:many"] }
 gpu = ["${matrix.gpu}"]
 run = "true"
 "#;
@@ -287,7 +287,7 @@ run = "true"
     insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @"
     missing-file: cannot read `missing.txt`: no such file | paths are relative to the folder of accel.toml: create the file or correct the path
     bad-pyproject: `pyproject.toml` has no [project] table | declare `dependencies` under [project], or list the packages under `pip`
-    bad-gpu: unknown GPU `nonsense` | Modal offers T4, L4, A10, A10G, L40S, A100, A100-40GB, A100-80GB, RTX-PRO-6000, H100, H100!, H200, H200!, B200, B200+, B300
+    bad-gpu: `many` is no number of GPUs | write a kind and a number from 1 to 8: "H100:2"
     ");
     assert!(findings.iter().all(|finding| finding.location.is_some()));
 }

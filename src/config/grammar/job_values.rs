@@ -15,7 +15,7 @@ use crate::config::model::{Command, FallbackOn};
 use crate::config::reader::Reader;
 use crate::config::tree::{Node, Value};
 use crate::diag::{Diagnostic, Location};
-use crate::domain::{Cause, Gpu, GpuError};
+use crate::domain::{Cause, Gpu};
 
 impl Grammar for Command {
     fn decode(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
@@ -98,13 +98,12 @@ impl Grammar for GpuName {
             return Some(Self(text));
         }
         match Gpu::parse(&text) {
-            Ok(_) => Some(Self(text)),
-            Err(error @ GpuError::UnknownKind { .. }) if is_gpu_like(&text) => {
-                reader.report(
-                    Diagnostic::warning(codes::UNKNOWN_GPU, error.to_string())
-                        .at(node.location)
-                        .help(error.help()),
-                );
+            Ok(gpu) => {
+                if let Some((message, help)) = gpu.doubt() {
+                    reader.report(
+                        Diagnostic::warning(codes::UNKNOWN_GPU, message).at(node.location).help(help),
+                    );
+                }
                 Some(Self(text))
             }
             Err(error) => {
@@ -119,11 +118,6 @@ impl Grammar for GpuName {
     fn schema(_: &mut Definitions) -> Json {
         json!({ "type": "string", "minLength": 1, "examples": ["L4", "A100-80GB:2"] })
     }
-}
-
-fn is_gpu_like(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_:!+".contains(&b))
 }
 
 /// One entry of `gpu`.
