@@ -6,6 +6,7 @@
 //! what was asked for is compiled, so one job of thousands costs one job. All findings are returned at once.
 //! Deciding places is left to `route`, reading files to `workspace`.
 
+mod claims;
 mod fill;
 mod image;
 mod image_digest;
@@ -52,6 +53,17 @@ pub struct Selection {
     pub timeout: Option<Valued<Duration>>,
     /// `--strict` or `ACCEL_STRICT`: for every job of the plan.
     pub strict: Option<Valued<bool>>,
+    pub purpose: Purpose,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// To be run as a whole: no two of its jobs may make the same output.
+    #[default]
+    Run,
+    /// To be looked at: only jobs that some job brings together must get along.
+    Look,
 }
 
 impl Selection {
@@ -59,9 +71,9 @@ impl Selection {
         Self { requested: requested.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// Every job of the file.
+    /// Every job of the file, to be looked at.
     pub fn everything() -> Self {
-        Self::of(["*"])
+        Self { purpose: Purpose::Look, ..Self::of(["*"]) }
     }
 }
 
@@ -95,6 +107,7 @@ pub fn compile(config: &Config, selection: &Selection, files: &Files) -> Result<
         let context = job::Context { config, selection, origins: &origins, asked };
         jobs.push(job::compile(&context, node, image, &mut findings));
     }
+    findings.extend(claims::clashes(config, &closure.nodes, &jobs, selection.purpose));
     if !findings.is_empty() {
         return Err(without_repeats(findings));
     }

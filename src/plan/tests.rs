@@ -284,11 +284,11 @@ run = "true"
     ]);
     let findings = compile(&config, &Selection::everything(), &missing).unwrap_err();
     let shown = findings.iter().map(|f| format!("{}: {} | {}", f.code, f.message, f.help.join("; ")));
-    insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @"
+    insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @r#"
     missing-file: cannot read `missing.txt`: no such file | paths are relative to the folder of accel.toml: create the file or correct the path
     bad-pyproject: `pyproject.toml` has no [project] table | declare `dependencies` under [project], or list the packages under `pip`
     bad-gpu: `many` is no number of GPUs | write a kind and a number from 1 to 8: "H100:2"
-    ");
+    "#);
     assert!(findings.iter().all(|finding| finding.location.is_some()));
 }
 
@@ -566,4 +566,40 @@ fn a_chain_as_long_as_the_file_fits() {
     assert_eq!(plan.jobs.len(), 5000);
     assert!(Path::new(&plan.root).is_absolute());
     assert_eq!(compile(&config, &Selection::of(["j0"]), &Files::new()).unwrap().jobs.len(), 1);
+}
+
+#[test]
+fn refuses_to_run_two_jobs_that_make_the_same_output() {
+    let check = |toml: &str, selection: Selection, expected: &[&str]| {
+        let config = config(toml);
+        let found = compile(&config, &selection, &Files::new()).err().unwrap_or_default();
+        let shown: Vec<String> = found
+            .iter()
+            .map(|f| format!("{} ({}, {} more)", f.message, f.location.is_some(), f.related.len()))
+            .collect();
+        assert_eq!(shown, expected, "{toml}");
+    };
+    let apart = "[jobs.a]\nrun = 'x'\noutputs = ['out/**']\n[jobs.b]\nrun = 'x'\noutputs = ['out/**']\n";
+    check(apart, Selection::of(["a"]), &[]);
+    check(apart, Selection::everything(), &[]);
+    let clash = "jobs `a` and `b` both make `out/**` (true, 1 more)";
+    check(apart, Selection::of(["a", "b"]), &[clash]);
+    let brought_together = format!("{apart}[jobs.all]\nneeds = ['a', 'b']\n");
+    check(&brought_together, Selection::of(["all"]), &[clash]);
+    check(&brought_together, Selection::everything(), &[clash]);
+
+    let matrix = |output: &str| {
+        format!("[jobs.a]\nrun = 'x'\noutputs = ['{output}']\nmatrix = {{ os = ['linux', 'mac'] }}\n")
+    };
+    check(&matrix("${matrix.os}/app"), Selection::everything(), &[]);
+    check(&matrix("reports/**"), Selection::everything(), &[]);
+    let clash = "jobs `a[os=linux]` and `a[os=mac]` both make `app` (true, 0 more)";
+    check(&matrix("app"), Selection::everything(), &[clash]);
+    let same_after_filling = "[jobs.a]\nrun = 'x'\noutputs = ['mac/app']\n[jobs.b]\nneeds = ['a']\nrun = 'x'\n\
+        outputs = ['${matrix.os}/app']\nmatrix = { os = ['linux', 'mac'] }\n";
+    check(
+        same_after_filling,
+        Selection::of(["b"]),
+        &["jobs `a` and `b[os=mac]` both make `mac/app` (true, 1 more)"],
+    );
 }

@@ -18,8 +18,8 @@ use crate::config::model::{Layer, Origin, Route, Valued};
 use crate::config::variables;
 use crate::domain::Place;
 use crate::engine::{FallbackPolicy, OnFailure};
-use crate::plan::Selection;
 use crate::plan::spec::{CommandSpec, Plan};
+use crate::plan::{Purpose, Selection};
 use crate::process::{Ownership, Supervisor};
 
 pub fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
@@ -53,6 +53,7 @@ fn selection(args: &RunArgs, ambient: &Ambient) -> Result<Selection, CommandErro
         on: on(args, ambient)?,
         timeout: args.timeout.map(|timeout| by_flag("--timeout", timeout)),
         strict: args.strict.then(|| by_flag("--strict", true)),
+        purpose: Purpose::Run,
     })
 }
 

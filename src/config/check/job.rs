@@ -387,7 +387,8 @@ impl Checker {
         }
     }
 
-    /// Two jobs that say the same output. What one job takes from another by `extends` is one saying.
+    /// Two jobs that say the same output: the plan refuses to run both in one go. What one job takes from
+    /// another by `extends` is one saying.
     fn outputs_once(&mut self, jobs: &IndexMap<String, Job>) {
         let mut claimed: HashMap<&str, (&str, Option<Location>)> = HashMap::new();
         for (name, job) in jobs {
@@ -398,15 +399,14 @@ impl Checker {
             {
                 match claimed.get(output.as_str()) {
                     Some((other, at)) if *at != location => {
-                        let found = Diagnostic::error(
+                        let found = Diagnostic::warning(
                             codes::DUPLICATE,
                             format!("jobs `{other}` and `{name}` both make `{output}`"),
                         );
                         self.diagnostics.push(
-                            found
-                                .at(location)
-                                .related_to(*at, &format!("`{other}` makes it here"))
-                                .help("give each job outputs of its own: one would overwrite the other's"),
+                            found.at(location).related_to(*at, &format!("`{other}` makes it here")).help(
+                                "give each job outputs of its own: accel refuses to run both in one go",
+                            ),
                         );
                     }
                     Some(_) => {}
