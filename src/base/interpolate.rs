@@ -30,6 +30,18 @@ pub struct Placeholder<'a> {
     pub range: Range<usize>,
 }
 
+/// Whether anything in a text looks like a placeholder. Quick, because most texts hold none.
+pub fn may_hold_placeholder(text: &str) -> bool {
+    text.bytes().any(|byte| byte == b'$') && text.contains(OPEN)
+}
+
+/// The first placeholder for `name` in a text as it is written in a file, quotes and escapes included.
+pub fn find_written(written: &str, name: &str) -> Option<Range<usize>> {
+    let placeholder = format!("{OPEN}{name}}}");
+    let (at, _) = written.match_indices(&placeholder).find(|(at, _)| !written[..*at].ends_with('$'))?;
+    Some(at..at + placeholder.len())
+}
+
 /// Every placeholder of a text, in order.
 pub fn placeholders(text: &str) -> Result<Vec<Placeholder<'_>>, InterpolateError> {
     let mut found = Vec::new();
@@ -47,7 +59,7 @@ pub fn interpolate<'t, 'v>(
     text: &'t str,
     lookup: impl Fn(&str) -> Option<&'v str>,
 ) -> Result<Cow<'t, str>, InterpolateError> {
-    if !text.contains(OPEN) {
+    if !may_hold_placeholder(text) {
         return Ok(Cow::Borrowed(text));
     }
     let mut filled = String::with_capacity(text.len());
@@ -144,6 +156,12 @@ mod tests {
         check("${matrix.}", InterpolateError::BadName { name: String::new(), at: 0 });
         check("${matrix.a b}", InterpolateError::BadName { name: "a b".into(), at: 0 });
         check("${matrix.node}", InterpolateError::Unknown { name: "node".into(), at: 0 });
+    }
+
+    #[test]
+    fn finds_what_is_written() {
+        assert_eq!(find_written(r#"["a", "$${matrix.os} ${matrix.os}"]"#, "os"), Some(21..33));
+        assert_eq!(find_written("'${matrix.o}'", "os"), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::model::{Config, Layer};
-use crate::config::{self, LoadError, LoadRequest, Loaded};
+use crate::config::{self, EveryProfile, LoadError, LoadRequest, Loaded};
 use crate::diag::{Diagnostic, Severity};
 use crate::plan::Selection;
 use crate::plan::spec::Plan;
@@ -25,8 +25,26 @@ pub struct Project {
 impl Project {
     /// Finds the file and checks it.
     pub fn open(context: &Context<'_>) -> Result<Self, CommandError> {
+        let request = Self::request(context)?;
+        let folder = request.start.clone();
+        match config::load(&request) {
+            Ok(Loaded { config, warnings }) => Ok(Self { config, warnings, folder }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The project once for each profile of its file, the chosen one first. Warnings are those of all, at the first.
+    pub fn open_every_profile(context: &Context<'_>) -> Result<Vec<Self>, CommandError> {
+        let request = Self::request(context)?;
+        let EveryProfile { configs, mut warnings } = config::load_every_profile(&request)?;
+        let project =
+            |config| Self { config, warnings: std::mem::take(&mut warnings), folder: request.start.clone() };
+        Ok(configs.into_iter().map(project).collect())
+    }
+
+    fn request(context: &Context<'_>) -> Result<LoadRequest, CommandError> {
         let folder = context.folder()?;
-        let request = LoadRequest {
+        Ok(LoadRequest {
             explicit: context.global.config.as_ref().map(|file| folder.join(file)),
             profile: context
                 .global
@@ -35,14 +53,8 @@ impl Project {
                 .map(|profile| (profile, Layer::Flag("--profile".to_owned()))),
             variables: accel_variables(context.ambient)?,
             display_base: folder.clone(),
-            start: folder.clone(),
-        };
-        match config::load(&request) {
-            Ok(Loaded { config, warnings }) => Ok(Self { config, warnings, folder }),
-            Err(LoadError { sources, diagnostics }) => {
-                Err(CommandError::Configuration { diagnostics, sources })
-            }
-        }
+            start: folder,
+        })
     }
 
     /// The file itself, as it is shown.
@@ -77,6 +89,12 @@ impl Project {
             1..=SHOWN => error.help(format!("the jobs are: {}", names.join(", "))),
             more => error.help(format!("there are {more} jobs: `accel list` shows them")),
         }
+    }
+}
+
+impl From<LoadError> for CommandError {
+    fn from(error: LoadError) -> Self {
+        Self::Configuration { diagnostics: error.diagnostics, sources: error.sources }
     }
 }
 

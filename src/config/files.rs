@@ -6,14 +6,14 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::grammar::{DocumentKeys, Grammar, Placed, ProfileKeys, RouteValue, overlay_key};
-use super::model::{Layer, Valued};
+use super::model::{Layer, Setting};
 use super::reader::{Placeholder, Reader};
 use super::{FILE_NAMES, LOCAL_FILE_NAME, LoadRequest, MAX_FILE_SIZE, codes, tree, variables};
 use crate::base::suggest::nearest;
 use crate::diag::{Diagnostic, Location, SourceMap};
 
 /// Everything that was read.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Read {
     /// The folder of the file; `None`: there is no file to go on with.
     pub root: Option<PathBuf>,
@@ -23,6 +23,12 @@ pub struct Read {
     pub placeholders: Vec<Placeholder>,
     /// accel.local.toml, kept apart because a profile comes below it.
     local: Option<DocumentKeys>,
+}
+
+impl Read {
+    pub fn profile_names(&self) -> Vec<String> {
+        self.keys.profile.iter().flat_map(|profiles| profiles.value.0.keys().cloned()).collect()
+    }
 }
 
 /// Finds and reads every file.
@@ -237,10 +243,7 @@ impl Files {
 }
 
 /// Rules of a stronger layer come before those of a weaker one.
-fn prepend_routes(
-    keys: &mut DocumentKeys,
-    stronger: Option<Valued<Vec<Placed<super::grammar::SharedRouteKeys>>>>,
-) {
+fn prepend_routes(keys: &mut DocumentKeys, stronger: Setting<Vec<Placed<super::grammar::SharedRouteKeys>>>) {
     let Some(mut stronger) = stronger else { return };
     if let Some(weaker) = keys.route.take() {
         stronger.value.extend(weaker.value);
@@ -267,7 +270,7 @@ fn normalized(path: &Path) -> PathBuf {
 pub struct Profile {
     pub name: Option<String>,
     pub all: Vec<String>,
-    pub route: Option<Valued<RouteValue>>,
+    pub route: Setting<RouteValue>,
 }
 
 /// Lays the chosen profile, then accel.local.toml, on top of the file's keys.

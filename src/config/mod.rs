@@ -58,6 +58,14 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// One configuration per profile, without errors.
+#[derive(Debug)]
+pub struct EveryProfile {
+    /// That of the request first; never empty. Places in any of them hold in all.
+    pub configs: Vec<Config>,
+    pub warnings: Vec<Diagnostic>,
+}
+
 /// A configuration with at least one error.
 #[derive(Debug, Clone)]
 pub struct LoadError {
@@ -69,6 +77,50 @@ pub struct LoadError {
 /// Reads, merges and checks the configuration.
 pub fn load(request: &LoadRequest) -> Result<Loaded, LoadError> {
     merge_and_check(files::read(request), request)
+}
+
+/// The same, and every profile that was not chosen: what is wrong only with one of those is found too.
+pub fn load_every_profile(request: &LoadRequest) -> Result<EveryProfile, LoadError> {
+    let read = files::read(request);
+    let names = read.profile_names();
+    let chosen = merge_and_check(read.clone(), request);
+    let (mut diagnostics, mut sources, mut configs) = match chosen {
+        Ok(loaded) => (loaded.warnings, loaded.config.sources.clone(), vec![loaded.config]),
+        Err(error) => (error.diagnostics, error.sources, Vec::new()),
+    };
+    // A profile that nobody defines was asked for: its name takes the place of a source in the map.
+    let others =
+        if diagnostics.iter().any(|found| found.code == codes::UNKNOWN_PROFILE) { Vec::new() } else { names };
+    for name in others {
+        if configs.first().is_some_and(|config| config.profile.as_ref() == Some(&name)) {
+            continue;
+        }
+        let with_profile = (name.clone(), Layer::Flag("--profile".to_owned()));
+        let request = LoadRequest { profile: Some(with_profile), ..request.clone() };
+        let found = match merge_and_check(read.clone(), &request) {
+            Ok(loaded) => {
+                configs.push(loaded.config);
+                loaded.warnings
+            }
+            Err(error) => {
+                sources = error.sources;
+                error.diagnostics
+            }
+        };
+        for finding in found {
+            let known = |other: &Diagnostic| {
+                (other.code, other.location, &other.message)
+                    == (finding.code, finding.location, &finding.message)
+            };
+            if !diagnostics.iter().any(known) {
+                diagnostics.push(finding.help(format!("seen with --profile {name}")));
+            }
+        }
+    }
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(LoadError { sources, diagnostics: ordered(diagnostics) });
+    }
+    Ok(EveryProfile { configs, warnings: ordered(diagnostics) })
 }
 
 /// Checks one text on its own, as an editor would: without what it extends and without accel.local.toml.

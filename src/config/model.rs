@@ -49,6 +49,9 @@ pub struct Valued<T> {
     pub origin: Origin,
 }
 
+/// A key that may be set. Boxed: most keys of most jobs are not.
+pub type Setting<T> = Option<Box<Valued<T>>>;
+
 /// A string that may hold `${matrix.NAME}` placeholders (`$${matrix.NAME}` escapes one).
 pub type Text = String;
 
@@ -71,7 +74,7 @@ pub struct Config {
     /// `[[route]]`, after every job's own rules.
     pub shared_routes: Vec<SharedRule>,
     /// `[profile.x] route`: replaces every job's route.
-    pub profile_route: Option<Valued<Route>>,
+    pub profile_route: Setting<Route>,
     pub budget: Budget,
     pub mcp: McpSettings,
 }
@@ -113,39 +116,39 @@ pub struct Matrix {
 /// Every key a job may have; each is absent unless set. The same keys are allowed in `[defaults]`.
 #[derive(Debug, Clone, Default)]
 pub struct JobSettings {
-    pub desc: Option<Valued<Text>>,
-    pub run: Option<Valued<Command>>,
-    pub image: Option<Valued<ImageRef>>,
-    pub needs: Option<Valued<Vec<Valued<String>>>>,
-    pub inputs: Option<Valued<Vec<Text>>>,
-    pub outputs: Option<Valued<Vec<Text>>>,
-    pub cwd: Option<Valued<Text>>,
-    pub cpu: Option<Valued<Range<f64>>>,
-    pub memory: Option<Valued<Range<Bytes>>>,
-    pub gpu: Option<Valued<Vec<GpuText>>>,
-    pub timeout: Option<Valued<Duration>>,
+    pub desc: Setting<Text>,
+    pub run: Setting<Command>,
+    pub image: Setting<ImageRef>,
+    pub needs: Setting<Vec<Valued<String>>>,
+    pub inputs: Setting<Vec<Text>>,
+    pub outputs: Setting<Vec<Text>>,
+    pub cwd: Setting<Text>,
+    pub cpu: Setting<Range<f64>>,
+    pub memory: Setting<Range<Bytes>>,
+    pub gpu: Setting<Vec<GpuText>>,
+    pub timeout: Setting<Duration>,
     /// SIGTERM to SIGKILL on this machine and on Modal.
-    pub stop_timeout: Option<Valued<Duration>>,
+    pub stop_timeout: Setting<Duration>,
     /// Later definitions of one variable win; each keeps its own origin.
     pub env: IndexMap<String, Valued<Text>>,
-    pub dotenv: Option<Valued<Vec<Text>>>,
-    pub pass_env: Option<Valued<Vec<String>>>,
-    pub secrets: Option<Valued<Vec<Secret>>>,
-    pub volumes: Option<Valued<IndexMap<String, Volume>>>,
-    pub retry: Option<Valued<Retry>>,
-    pub fallback: Option<Valued<Fallback>>,
-    pub strict: Option<Valued<bool>>,
-    pub warm: Option<Valued<Warm>>,
-    pub route: Option<Valued<Route>>,
-    pub labels: Option<Valued<Vec<String>>>,
-    pub pure: Option<Valued<bool>>,
-    pub tty: Option<Valued<bool>>,
-    pub ports: Option<Valued<Vec<u16>>>,
-    pub network: Option<Valued<Network>>,
-    pub region: Option<Valued<Vec<String>>>,
-    pub cloud: Option<Valued<String>>,
-    pub junit: Option<Valued<Vec<Text>>>,
-    pub shard: Option<Valued<Shard>>,
+    pub dotenv: Setting<Vec<Text>>,
+    pub pass_env: Setting<Vec<String>>,
+    pub secrets: Setting<Vec<Secret>>,
+    pub volumes: Setting<IndexMap<String, Volume>>,
+    pub retry: Setting<Retry>,
+    pub fallback: Setting<Fallback>,
+    pub strict: Setting<bool>,
+    pub warm: Setting<Warm>,
+    pub route: Setting<Route>,
+    pub labels: Setting<Vec<String>>,
+    pub pure: Setting<bool>,
+    pub tty: Setting<bool>,
+    pub ports: Setting<Vec<u16>>,
+    pub network: Setting<Network>,
+    pub region: Setting<Vec<String>>,
+    pub cloud: Setting<String>,
+    pub junit: Setting<Vec<Text>>,
+    pub shard: Setting<Shard>,
     pub watch: WatchSettings,
 }
 
@@ -248,14 +251,14 @@ pub struct Shard {
 
 #[derive(Debug, Clone, Default)]
 pub struct WatchSettings {
-    pub paths: Option<Valued<Vec<Text>>>,
-    pub ignore: Option<Valued<Vec<Text>>>,
-    pub debounce: Option<Valued<Duration>>,
-    pub on_busy: Option<Valued<OnBusy>>,
-    pub stop_signal: Option<Valued<StopSignal>>,
-    pub stop_timeout: Option<Valued<Duration>>,
-    pub clear: Option<Valued<bool>>,
-    pub notify: Option<Valued<WatchNotify>>,
+    pub paths: Setting<Vec<Text>>,
+    pub ignore: Setting<Vec<Text>>,
+    pub debounce: Setting<Duration>,
+    pub on_busy: Setting<OnBusy>,
+    pub stop_signal: Setting<StopSignal>,
+    pub stop_timeout: Setting<Duration>,
+    pub clear: Setting<bool>,
+    pub notify: Setting<WatchNotify>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -448,12 +451,12 @@ impl fmt::Display for FactTest {
 
 #[derive(Debug, Clone, Default)]
 pub struct Budget {
-    pub per_run: Option<Valued<Dollars>>,
-    pub per_day: Option<Valued<Dollars>>,
-    pub prewarm_per_day: Option<Valued<Dollars>>,
-    pub on_exceed: Option<Valued<OnExceed>>,
+    pub per_run: Setting<Dollars>,
+    pub per_day: Setting<Dollars>,
+    pub prewarm_per_day: Setting<Dollars>,
+    pub on_exceed: Setting<OnExceed>,
     /// Dollars an hour of waiting is worth (`route = "auto"`).
-    pub value_of_time: Option<Valued<Dollars>>,
+    pub value_of_time: Setting<Dollars>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -465,7 +468,7 @@ pub enum OnExceed {
 #[derive(Debug, Clone)]
 pub struct McpSettings {
     /// `None`: every job.
-    pub jobs: Option<Valued<Vec<String>>>,
+    pub jobs: Setting<Vec<String>>,
     pub exec: Valued<McpExec>,
 }
 

@@ -52,7 +52,7 @@ impl Reader {
     /// Reports a value of another type. A text with a placeholder where none is filled in is told apart.
     pub fn wrong_type(&mut self, node: &Node<'_>, expected: &str) {
         if let Value::String(text) = &node.value
-            && text.contains("${matrix.")
+            && interpolate::may_hold_placeholder(text)
         {
             return self.placeholder_not_allowed(node, expected);
         }
@@ -67,7 +67,7 @@ impl Reader {
     /// Reports a text that cannot be read as what it should be.
     pub fn bad_text(&mut self, code: &'static str, node: &Node<'_>, message: String, help: &str) {
         if let Value::String(text) = &node.value
-            && text.contains("${matrix.")
+            && interpolate::may_hold_placeholder(text)
         {
             return self.placeholder_not_allowed(node, help);
         }
@@ -114,7 +114,7 @@ impl Reader {
 
     /// Notes the placeholders of a text, and reports what only looks like one.
     pub fn note_placeholders(&mut self, text: &str, location: Location) {
-        if !text.contains("${matrix.") {
+        if !interpolate::may_hold_placeholder(text) {
             return;
         }
         match interpolate::placeholders(text) {
@@ -168,14 +168,17 @@ pub fn find_credentials(node: &Node<'_>, reader: &mut Reader) {
 fn is_credential(text: &str) -> bool {
     const PREFIXES: [&str; 10] =
         ["ak-", "as-", "hf_", "ghp_", "gho_", "github_pat_", "glpat-", "sk-ant-", "AKIA", "xoxb-"];
-    PREFIXES.iter().any(|prefix| {
-        text.match_indices(prefix).any(|(at, _)| {
-            let starts_word =
-                !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-            let rest = &text[at + prefix.len()..];
-            let length = rest.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
+    const SHORTEST_SECRET: usize = 16;
+    let bytes = text.as_bytes();
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let may_start = |at: usize| {
+        matches!(bytes[at], b'a' | b'h' | b'g' | b's' | b'A' | b'x') && (at == 0 || !is_word(bytes[at - 1]))
+    };
+    (0..bytes.len().saturating_sub(SHORTEST_SECRET)).filter(|at| may_start(*at)).any(|at| {
+        PREFIXES.iter().filter_map(|prefix| bytes[at..].strip_prefix(prefix.as_bytes())).any(|rest| {
+            let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
             let word = &rest[..length];
-            starts_word && length >= 16 && word.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
+            length >= SHORTEST_SECRET && word.iter().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
         })
     })
 }

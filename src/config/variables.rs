@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::codes;
 use super::grammar::{DocumentKeys, ModalKeys, ObjectName};
-use super::model::{Layer, Origin, Valued};
+use super::model::{Layer, Origin, Setting, Valued};
 use crate::base::duration::{DURATION_HELP, parse_duration};
 use crate::base::suggest::nearest;
 use crate::diag::{Diagnostic, Location, SourceMap};
@@ -78,8 +78,8 @@ pub const GIVEN_TO_JOBS: [&str; 8] = [
 /// What variables say about every job, whatever the job says itself.
 #[derive(Debug, Default)]
 pub struct Overrides {
-    pub timeout: Option<Valued<Duration>>,
-    pub strict: Option<Valued<bool>>,
+    pub timeout: Setting<Duration>,
+    pub strict: Setting<bool>,
 }
 
 /// Lays the variables on top of the merged keys.
@@ -131,13 +131,13 @@ pub fn switch(text: &str) -> Option<bool> {
     }
 }
 
-fn valued<T>(name: &str, value: T) -> Valued<T> {
-    Valued { value, origin: Origin { layer: Layer::Variable(name.to_owned()), location: None } }
+fn valued<T>(name: &str, value: T) -> Box<Valued<T>> {
+    Box::new(Valued { value, origin: Origin { layer: Layer::Variable(name.to_owned()), location: None } })
 }
 
 fn modal(keys: &mut DocumentKeys) -> &mut ModalKeys {
     let origin = Origin { layer: Layer::BuiltIn, location: None };
-    &mut keys.modal.get_or_insert_with(|| Valued { value: ModalKeys::default(), origin }).value
+    &mut keys.modal.get_or_insert_with(|| Box::new(Valued { value: ModalKeys::default(), origin })).value
 }
 
 fn unknown(name: &str) -> Diagnostic {

@@ -75,6 +75,13 @@ impl SourceMap {
         self.sources.first()
     }
 
+    /// The part of a location that `find` finds in its text; the location itself where it finds nothing.
+    pub fn narrow(&self, location: Location, find: impl FnOnce(&str) -> Option<Range<usize>>) -> Location {
+        let found = self.get(location.source).text.get(location.range()).and_then(find);
+        let start = location.start as usize;
+        found.map_or(location, |part| Location::new(location.source, start + part.start..start + part.end))
+    }
+
     /// 1-based line and column (in characters) of a location's start.
     pub fn line_column(&self, location: Location) -> (usize, usize) {
         let text = &self.get(location.source).text;

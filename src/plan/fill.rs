@@ -5,11 +5,12 @@ use std::path::{Component, Path, PathBuf};
 
 use indexmap::IndexMap;
 
-use crate::base::interpolate::{INTERPOLATE_HELP, InterpolateError, interpolate};
+use crate::base::interpolate::{INTERPOLATE_HELP, InterpolateError, find_written, interpolate};
 use crate::base::suggest::nearest;
-use crate::config::model::GpuText;
+use crate::config::model::{GpuText, Job};
 use crate::diag::{Diagnostic, Location};
 
+use super::origins::Origins;
 use super::spec::{Gpu, GpuChoice};
 
 /// A job's matrix values in the order of its axes.
@@ -17,14 +18,17 @@ pub type Values = Vec<(String, String)>;
 
 /// Fills texts of one job or image and remembers what went wrong.
 pub struct Fill<'a> {
+    /// The job that the values are of; an image's texts are filled on behalf of one.
+    job: &'a Job,
+    origins: &'a Origins<'a>,
     values: &'a Values,
     used: Cell<bool>,
     findings: RefCell<Vec<Diagnostic>>,
 }
 
 impl<'a> Fill<'a> {
-    pub fn new(values: &'a Values) -> Self {
-        Self { values, used: Cell::new(false), findings: RefCell::default() }
+    pub fn new(job: &'a Job, values: &'a Values, origins: &'a Origins<'a>) -> Self {
+        Self { job, origins, values, used: Cell::new(false), findings: RefCell::default() }
     }
 
     /// Whether any text so far held a placeholder: the result then belongs to these values alone.
@@ -48,7 +52,7 @@ impl<'a> Fill<'a> {
         match interpolate(text, lookup) {
             Ok(filled) => filled.into_owned(),
             Err(error) => {
-                self.report(self.explain(&error).at(at));
+                self.report(self.explain(&error, at));
                 text.to_owned()
             }
         }
@@ -83,19 +87,29 @@ impl<'a> Fill<'a> {
         }
     }
 
-    fn explain(&self, error: &InterpolateError) -> Diagnostic {
+    fn explain(&self, error: &InterpolateError, at: Option<Location>) -> Diagnostic {
         let InterpolateError::Unknown { name, .. } = error else {
-            return Diagnostic::error("bad-placeholder", error.to_string()).help(INTERPOLATE_HELP);
+            return Diagnostic::error("bad-placeholder", error.to_string()).at(at).help(INTERPOLATE_HELP);
         };
         let axes: Vec<&str> = self.values.iter().map(|(axis, _)| axis.as_str()).collect();
-        let finding = Diagnostic::error("unknown-axis", error.to_string());
-        if axes.is_empty() {
-            return finding.label("the job has no matrix").help(INTERPOLATE_HELP);
-        }
-        match nearest(name, axes.iter().copied()) {
-            Some(near) => finding.help(format!("did you mean `${{matrix.{near}}}`?")),
-            None => finding.help(format!("the job's matrix has {}", axes.join(", "))),
-        }
+        let job = &self.job.name;
+        let (message, help) = match nearest(name, axes.iter().copied()) {
+            _ if axes.is_empty() => (
+                format!("job `{job}` has no matrix to take `{name}` from"),
+                format!("add matrix = {{ {name} = [\"…\"] }} to the job, or write the value itself here"),
+            ),
+            Some(near) => (
+                format!("the matrix of job `{job}` has no axis `{name}`"),
+                format!("did you mean `${{matrix.{near}}}`?"),
+            ),
+            None => (
+                format!("the matrix of job `{job}` has no axis `{name}`"),
+                format!("the job's matrix has {}", axes.join(", ")),
+            ),
+        };
+        let exact = at.map(|at| self.origins.narrow(at, |text| find_written(text, name)));
+        let found = Diagnostic::error("unknown-axis", message).at(exact).help(help);
+        found.related(self.job.location, format!("filled in for job `{job}`"))
     }
 }
 

@@ -87,9 +87,9 @@ impl<'a> Images<'a> {
         let image = job.settings.image.as_ref().or(self.config.defaults.image.as_ref());
         match image.map(|image| &image.value) {
             None => self.host.clone(),
-            Some(ImageRef::Named(name)) => self.named(name, values, findings),
+            Some(ImageRef::Named(name)) => self.named(name, job, values, findings),
             Some(ImageRef::Inline(image)) => {
-                let fill = Fill::new(values);
+                let fill = Fill::new(job, values, self.origins);
                 let compiled = self.compile(image, format!("job \"{}\"", job.name), &fill);
                 findings.extend(fill.finish());
                 Arc::new(compiled)
@@ -100,6 +100,7 @@ impl<'a> Images<'a> {
     fn named(
         &mut self,
         name: &'a str,
+        job: &'a Job,
         values: &Values,
         findings: &mut Vec<Diagnostic>,
     ) -> Arc<CompiledImage> {
@@ -114,7 +115,7 @@ impl<'a> Images<'a> {
             findings.push(Diagnostic::error("unknown-image", format!("unknown image `{name}`")));
             return self.host.clone();
         };
-        let fill = Fill::new(values);
+        let fill = Fill::new(job, values, self.origins);
         let compiled = Arc::new(self.compile(image, name.to_owned(), &fill));
         if fill.used_values() {
             self.of_values.insert(key, compiled.clone());

@@ -15,7 +15,7 @@ use indexmap::IndexMap;
 use crate::base::quote::shell_join;
 use crate::config::model::{
     Command, Config, Escalate, Fallback, JobSettings, Layer, Network, OnBusy, Retry, Route, Rule, RuleTarget,
-    SharedRule, StopSignal, Text, Valued, WatchNotify, WatchSettings,
+    Setting, SharedRule, StopSignal, Text, Valued, WatchNotify, WatchSettings,
 };
 use crate::diag::{Diagnostic, Location};
 use crate::domain::Cause;
@@ -53,7 +53,7 @@ pub fn compile(
     image: Arc<CompiledImage>,
     findings: &mut Vec<Diagnostic>,
 ) -> PlannedJob {
-    let fill = Fill::new(&node.values);
+    let fill = Fill::new(node.job, &node.values, context.origins);
     let mut job = Resolver::new(context, node, &fill);
     let spec = job.sandbox(&image);
     let planned = PlannedJob {
@@ -112,12 +112,8 @@ impl<'a> Resolver<'a> {
         Self { context, node, fill, own, defaults, provenance }
     }
 
-    fn take<T>(
-        &mut self,
-        key: &str,
-        choose: fn(&JobSettings) -> &Option<Valued<T>>,
-    ) -> Option<&'a Valued<T>> {
-        let (own, default) = (choose(self.own).as_ref(), choose(self.defaults).as_ref());
+    fn take<T>(&mut self, key: &str, choose: fn(&JobSettings) -> &Setting<T>) -> Option<&'a Valued<T>> {
+        let (own, default) = (choose(self.own).as_deref(), choose(self.defaults).as_deref());
         let overriding = default.filter(|default| overrides(&default.origin.layer));
         if let Some(valued) = overriding.filter(|_| own.is_none_or(|own| !overrides(&own.origin.layer))) {
             self.note(key, self.context.origins.defaults_text(&valued.origin));
@@ -144,24 +140,16 @@ impl<'a> Resolver<'a> {
         self.fill.text(&valued.value, self.at(valued))
     }
 
-    fn texts(
-        &mut self,
-        key: &str,
-        choose: fn(&JobSettings) -> &Option<Valued<Vec<Text>>>,
-    ) -> Option<Vec<String>> {
+    fn texts(&mut self, key: &str, choose: fn(&JobSettings) -> &Setting<Vec<Text>>) -> Option<Vec<String>> {
         let valued = self.take(key, choose)?;
         Some(self.fill.texts(&valued.value, self.at(valued)))
     }
 
-    fn flag(&mut self, key: &str, choose: fn(&JobSettings) -> &Option<Valued<bool>>) -> bool {
+    fn flag(&mut self, key: &str, choose: fn(&JobSettings) -> &Setting<bool>) -> bool {
         self.take(key, choose).is_some_and(|flag| flag.value)
     }
 
-    fn copied<T: Clone + 'a>(
-        &mut self,
-        key: &str,
-        choose: fn(&JobSettings) -> &Option<Valued<Vec<T>>>,
-    ) -> Vec<T> {
+    fn copied<T: Clone + 'a>(&mut self, key: &str, choose: fn(&JobSettings) -> &Setting<Vec<T>>) -> Vec<T> {
         self.take(key, choose).map(|items| items.value.clone()).unwrap_or_default()
     }
 
@@ -302,7 +290,7 @@ impl<'a> Resolver<'a> {
     fn routing(&self) -> Routing {
         let Context { config, selection, origins, .. } = self.context;
         let mut rules = Vec::new();
-        let forced = selection.on.as_ref().or(config.profile_route.as_ref());
+        let forced = selection.on.as_ref().or(config.profile_route.as_deref());
         match (forced, &self.own.route) {
             (Some(forced), _) => self.add_route(&mut rules, RuleSource::Forced, forced),
             (None, Some(own)) => self.add_route(&mut rules, RuleSource::Job, own),
@@ -363,11 +351,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn watched<T>(
-        &mut self,
-        key: &str,
-        choose: fn(&WatchSettings) -> &Option<Valued<T>>,
-    ) -> Option<&'a Valued<T>> {
+    fn watched<T>(&mut self, key: &str, choose: fn(&WatchSettings) -> &Setting<T>) -> Option<&'a Valued<T>> {
         let key = format!("watch.{key}");
         if let Some(valued) = choose(&self.own.watch) {
             self.note(&key, self.context.origins.text(&valued.origin));

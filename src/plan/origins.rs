@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::config::model::{Layer, Origin};
 use crate::diag::{Location, SourceId, SourceMap};
@@ -29,6 +30,11 @@ impl<'a> Origins<'a> {
             .or_insert_with(|| memchr::memchr_iter(b'\n', source.text.as_bytes()).map(|at| at + 1).collect());
         let line = starts.partition_point(|start| *start <= location.start as usize) + 1;
         format!("{}:{line}", source.name)
+    }
+
+    /// See [`SourceMap::narrow`].
+    pub fn narrow(&self, location: Location, find: impl FnOnce(&str) -> Option<Range<usize>>) -> Location {
+        self.sources.narrow(location, find)
     }
 
     pub fn text(&self, origin: &Origin) -> String {

@@ -603,3 +603,20 @@ fn refuses_to_run_two_jobs_that_make_the_same_output() {
         &["jobs `a` and `b[os=mac]` both make `mac/app` (true, 1 more)"],
     );
 }
+
+#[test]
+fn a_shared_image_names_the_job_whose_matrix_lacks_the_axis() {
+    let toml = "[images.py]\nlayers = [{ pip = ['a', 'django==${matrix.django}'] }]\n\
+        [jobs.a]\nimage = 'py'\nrun = 'x'\nmatrix = { djngo = ['5'] }\n[jobs.b]\nimage = 'py'\nrun = 'x'\n";
+    let config = config(toml);
+    let found = compile(&config, &Selection::everything(), &Files::new()).unwrap_err();
+    let shown: Vec<String> = found
+        .iter()
+        .map(|f| format!("{} | {} | {}", f.message, f.help.join("; "), &toml[f.location.unwrap().range()]))
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"), @r#"
+    the matrix of job `a` has no axis `django` | did you mean `${matrix.djngo}`? | ${matrix.django}
+    job `b` has no matrix to take `django` from | add matrix = { django = ["…"] } to the job, or write the value itself here | ${matrix.django}
+    "#);
+    assert!(found.iter().all(|f| f.related.len() == 1));
+}

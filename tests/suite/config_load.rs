@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use accel::config::model::{Config, Layer};
-use accel::config::{LoadError, LoadRequest, Loaded, load};
+use accel::config::{LoadError, LoadRequest, Loaded, load, load_every_profile};
 use accel::diag::{ColorChoice, render};
 
 fn manifest() -> PathBuf {
@@ -61,6 +61,10 @@ impl Project {
     pub fn explicit(mut self, name: &str) -> Self {
         self.request.explicit = Some(self.root().join(name));
         self
+    }
+
+    pub fn request(&self) -> &LoadRequest {
+        &self.request
     }
 
     pub fn load(&self) -> Result<Loaded, LoadError> {
@@ -276,4 +280,35 @@ fn the_search_goes_upward_and_names_are_relative() {
     assert_eq!(config.root, project.root());
     assert_eq!(config.sources.short(config.jobs["a"].location), "accel.toml:1");
     assert_eq!(config.project.value, "project");
+}
+
+#[test]
+fn every_profile_is_checked_and_what_they_share_is_said_once() {
+    let project = Project::new(
+        "[jobs.a]\nrun = 'x'\ngpu = 'H1OO'\n[profile.ci.jobs.a]\nneeds = ['b']\n[profile.dev.jobs.a]\nneeds = ['b']\n",
+    );
+    assert!(project.load().is_ok(), "a profile that is not chosen does no harm");
+    let error = load_every_profile(project.request()).expect_err("the profiles name a job that is not there");
+    let said: Vec<(&str, usize, &str)> = error
+        .diagnostics
+        .iter()
+        .map(|found| {
+            let (line, _) = error.sources.line_column(found.location.expect("a place"));
+            (found.code, line, found.help.last().map_or("", String::as_str))
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("unknown-gpu", 3, "did you mean \"H100\"?"),
+            ("unknown-job", 5, "seen with --profile ci"),
+            ("unknown-job", 7, "seen with --profile dev"),
+        ]
+    );
+    let good = Project::new("[jobs.a]\nrun = 'x'\n[profile.ci]\nroute = 'modal'\n").profile("ci");
+    let every = load_every_profile(good.request()).expect("no errors");
+    assert_eq!(
+        every.configs.iter().map(|config| config.profile.as_deref()).collect::<Vec<_>>(),
+        [Some("ci")]
+    );
 }

@@ -22,13 +22,13 @@ pub fn run(context: &Context<'_>) -> Outcome {
     Ok(0)
 }
 
-/// Reads, checks and compiles every job.
+/// Reads, checks and compiles every job with every profile.
 fn inspect(context: &Context<'_>) -> Result<Project, CommandError> {
-    let project = Project::open(context)?;
-    if !project.config.jobs.is_empty() {
+    let projects = Project::open_every_profile(context)?;
+    for project in projects.iter().filter(|project| !project.config.jobs.is_empty()) {
         project.plan(&Selection::everything())?;
     }
-    Ok(project)
+    Ok(projects.into_iter().next().expect("there is at least the chosen profile"))
 }
 
 fn verdict(project: &Project) -> String {

@@ -13,6 +13,9 @@ use crate::domain::Place;
 
 type Entries = IndexMap<String, crate::config::grammar::MapEntry<Box<JobKeys>>>;
 
+/// Most combinations of one matrix, before `exclude`.
+const MAX_COMBINATIONS: usize = 1_000;
+
 impl Checker {
     pub(super) fn jobs(
         &mut self,
@@ -23,7 +26,7 @@ impl Checker {
         let mut jobs = IndexMap::with_capacity(entries.len());
         for (name, entry) in entries {
             let mut keys = *entry.value.value;
-            let matrix = keys.matrix.take().map(|matrix| self.matrix(matrix));
+            let matrix = keys.matrix.take().map(|matrix| self.matrix(*matrix));
             self.repeated(&keys);
             let settings = self.settings(keys);
             self.needs_exist(&settings);
@@ -112,6 +115,17 @@ impl Checker {
                 Diagnostic::error(codes::BAD_VALUE, "a matrix without an axis")
                     .at(location)
                     .help("name an axis and its values: matrix = { python = [\"3.12\", \"3.13\"] }"),
+            );
+        }
+        let sizes = keys.value.axes.entries.values().map(|entry| entry.value.value.len());
+        if sizes.fold(1, usize::saturating_mul) > MAX_COMBINATIONS {
+            self.report(
+                Diagnostic::error(
+                    codes::TOO_LARGE,
+                    format!("a matrix with more than {MAX_COMBINATIONS} combinations"),
+                )
+                .at(location)
+                .help("give it fewer axes or values: what `exclude` leaves out counts too"),
             );
         }
         for (axis, entry) in &keys.value.axes.entries {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use super::codes;
 use super::grammar::{DocumentKeys, ImageKeys, ItemName, JobKeys, Map, RouteValue};
-use super::model::{Config, Layer, Origin, Valued};
+use super::model::{Config, Layer, Origin, Setting, Valued};
 use super::reader::Placeholder;
 use crate::base::suggest::nearest;
 use crate::diag::{Diagnostic, Location, SourceMap};
@@ -23,7 +23,7 @@ pub struct Context {
     pub root: PathBuf,
     pub profile: Option<String>,
     pub profiles: Vec<String>,
-    pub profile_route: Option<Valued<RouteValue>>,
+    pub profile_route: Setting<RouteValue>,
     pub placeholders: Vec<Placeholder>,
 }
 
@@ -35,6 +35,7 @@ pub struct Checker {
     jobs: Names,
     images: Names,
     placeholders: Vec<Placeholder>,
+    sources: SourceMap,
     suggestions_left: usize,
 }
 
@@ -50,6 +51,7 @@ pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (C
         jobs: jobs.entries.iter().map(|(name, entry)| (name.clone(), entry.key_location)).collect(),
         images: images.entries.iter().map(|(name, entry)| (name.clone(), entry.key_location)).collect(),
         placeholders: context.placeholders,
+        sources,
         suggestions_left: MAX_SUGGESTIONS,
     };
     let images = checker.images(images);
@@ -58,7 +60,7 @@ pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (C
     let defaults = checker.settings(defaults);
     let jobs = checker.jobs(jobs, &defaults);
     let shared_routes = checker.shared_routes(take_list(&mut keys.route), &jobs);
-    let profile_route = context.profile_route.map(|route| checker.route(route));
+    let profile_route = context.profile_route.map(|route| Box::new(checker.route(*route)));
     let project = project_name(&mut keys, &context.root);
     let config = Config {
         profile: context.profile,
@@ -74,16 +76,16 @@ pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (C
         budget: settings::budget(keys.budget.take().map(|keys| keys.value).unwrap_or_default()),
         mcp: checker.mcp(keys.mcp.take().map(|keys| keys.value).unwrap_or_default()),
         root: context.root,
-        sources,
+        sources: checker.sources,
     };
     (config, checker.diagnostics)
 }
 
-fn take<T: Default>(key: &mut Option<Valued<T>>) -> T {
+fn take<T: Default>(key: &mut Setting<T>) -> T {
     key.take().map(|valued| valued.value).unwrap_or_default()
 }
 
-fn take_list<T>(key: &mut Option<Valued<Vec<T>>>) -> Vec<T> {
+fn take_list<T>(key: &mut Setting<Vec<T>>) -> Vec<T> {
     take(key)
 }
 
@@ -107,8 +109,34 @@ pub fn built_in<T>(value: T) -> Valued<T> {
     Valued { value, origin: Origin { layer: Layer::BuiltIn, location: None } }
 }
 
-pub fn map<T, U>(valued: Valued<T>, change: impl FnOnce(T) -> U) -> Valued<U> {
-    Valued { value: change(valued.value), origin: valued.origin }
+/// A [`Valued`], boxed or not.
+pub trait Held {
+    type Value;
+    fn take(self) -> Valued<Self::Value>;
+}
+
+impl<T> Held for Valued<T> {
+    type Value = T;
+    fn take(self) -> Self {
+        self
+    }
+}
+
+impl<T> Held for Box<Valued<T>> {
+    type Value = T;
+    fn take(self) -> Valued<T> {
+        *self
+    }
+}
+
+pub fn map<H: Held, U>(held: H, change: impl FnOnce(H::Value) -> U) -> Valued<U> {
+    let Valued { value, origin } = held.take();
+    Valued { value: change(value), origin }
+}
+
+/// The same for a key of a table.
+pub fn set<T, U>(key: Setting<T>, change: impl FnOnce(T) -> U) -> Setting<U> {
+    key.map(|key| Box::new(map(key, change)))
 }
 
 /// A value that was written somewhere has a location; what was not cannot be wrong.

@@ -47,8 +47,8 @@ impl Checker {
             .collect();
         let mut shared: Vec<SharedRule> = Vec::new();
         for Placed { value: entry, location: at } in entries {
-            let jobs_at = entry.jobs.as_ref().and_then(place);
-            let labels_at = entry.labels.as_ref().and_then(place);
+            let jobs_at = entry.jobs.as_ref().and_then(|jobs| place(jobs));
+            let labels_at = entry.labels.as_ref().and_then(|labels| place(labels));
             let globs: Vec<String> = entry
                 .jobs
                 .map(|list| list.value.into_iter().map(|glob| glob.0).collect())

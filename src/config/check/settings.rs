@@ -5,7 +5,7 @@ use std::time::Duration;
 use globset::Glob;
 use indexmap::IndexMap;
 
-use super::{Checker, built_in, map, place};
+use super::{Checker, Held, built_in, map, place, set};
 use crate::base::size::Bytes;
 use crate::config::codes;
 use crate::config::grammar::{
@@ -14,7 +14,7 @@ use crate::config::grammar::{
 };
 use crate::config::model::{
     Budget, Escalate, Fallback, GpuText, ImageRef, JobSettings, McpExec, McpSettings, ModalSettings, Network,
-    Origin, Range, Retry, Secret, Shard, SyncSettings, Valued, Volume, Warm, WatchSettings,
+    Origin, Range, Retry, Secret, Setting, Shard, SyncSettings, Valued, Volume, Warm, WatchSettings,
 };
 use crate::diag::Diagnostic;
 use crate::domain::{Cause, Place};
@@ -46,14 +46,14 @@ pub fn modal(keys: ModalKeys, project: &str) -> ModalSettings {
 }
 
 pub fn sync(keys: SyncKeys) -> SyncSettings {
-    let globs = |list: Option<Valued<Vec<Placed<PathGlob>>>>| {
+    let globs = |list: Setting<Vec<Placed<PathGlob>>>| {
         list.map(each).unwrap_or_default().into_iter().map(|glob| map(glob, |glob| glob.0)).collect()
     };
     SyncSettings {
-        gitignore: keys.gitignore.unwrap_or_else(|| built_in(true)),
+        gitignore: keys.gitignore.map_or_else(|| built_in(true), |set| *set),
         include: globs(keys.include),
         exclude: globs(keys.exclude),
-        max_size: keys.max_size.unwrap_or_else(|| built_in(DEFAULT_MAX_SIZE)),
+        max_size: keys.max_size.map_or_else(|| built_in(DEFAULT_MAX_SIZE), |size| *size),
     }
 }
 
@@ -68,7 +68,8 @@ pub fn budget(keys: BudgetKeys) -> Budget {
 }
 
 /// The items of a list, each with the list's layer and its own place.
-pub fn each<T>(list: Valued<Vec<Placed<T>>>) -> Vec<Valued<T>> {
+pub fn each<T>(list: impl Held<Value = Vec<Placed<T>>>) -> Vec<Valued<T>> {
+    let list = list.take();
     let layer = list.origin.layer;
     let valued = |item: Placed<T>| Valued {
         value: item.value,
@@ -77,8 +78,8 @@ pub fn each<T>(list: Valued<Vec<Placed<T>>>) -> Vec<Valued<T>> {
     list.value.into_iter().map(valued).collect()
 }
 
-pub fn texts(list: Valued<Vec<PathGlob>>) -> Valued<Vec<String>> {
-    map(list, |items| items.into_iter().map(|item| item.0).collect())
+fn texts(list: Vec<PathGlob>) -> Vec<String> {
+    list.into_iter().map(|item| item.0).collect()
 }
 
 fn range<T, U>(value: OrLimit<T>, change: impl Fn(T) -> U) -> Range<U> {
@@ -95,16 +96,14 @@ pub fn gpu(entry: GpuEntry) -> GpuText {
 
 impl Checker {
     pub(super) fn mcp(&mut self, keys: McpKeys) -> McpSettings {
-        let jobs = keys
-            .jobs
-            .map(|globs| map(globs, |globs| globs.into_iter().map(|glob| glob.0).collect::<Vec<_>>()));
+        let jobs = set(keys.jobs, |globs| globs.into_iter().map(|glob| glob.0).collect::<Vec<_>>());
         for glob in jobs.iter().flat_map(|globs| &globs.value) {
             if !self.matches_a_job(glob) {
-                let location = jobs.as_ref().and_then(place);
+                let location = jobs.as_ref().and_then(|jobs| place(jobs));
                 self.unknown_name(codes::UNKNOWN_JOB, "job", glob, location, |checker| &checker.jobs);
             }
         }
-        McpSettings { jobs, exec: keys.exec.unwrap_or_else(|| built_in(McpExec::None)) }
+        McpSettings { jobs, exec: keys.exec.map_or_else(|| built_in(McpExec::None), |exec| *exec) }
     }
 
     pub(super) fn matches_a_job(&self, glob: &str) -> bool {
@@ -118,52 +117,44 @@ impl Checker {
 
     /// Job keys as settings. Keys that are not settings (`extends`, `matrix`) have been taken out.
     pub(super) fn settings(&mut self, keys: JobKeys) -> JobSettings {
-        let image = keys.image.and_then(|image| self.image_ref(image));
-        let network = keys.network.and_then(|network| self.network(network));
+        let image = keys.image.and_then(|image| self.image_ref(*image)).map(Box::new);
+        let network = keys.network.and_then(|network| self.network(*network)).map(Box::new);
         JobSettings {
-            desc: keys.desc.map(|desc| map(desc, |desc| desc.0)),
+            desc: set(keys.desc, |desc| desc.0),
             run: keys.run,
             image,
             needs: keys.needs.map(|needs| {
                 let origin = needs.origin.clone();
                 let value = each(needs).into_iter().map(|name| map(name, |name| name.0)).collect();
-                Valued { value, origin }
+                Box::new(Valued { value, origin })
             }),
-            inputs: keys.inputs.map(texts),
-            outputs: keys.outputs.map(texts),
-            cwd: keys.cwd.map(|cwd| map(cwd, |cwd| cwd.0)),
-            cpu: keys.cpu.map(|cpu| map(cpu, |cpu| range(cpu, |cores| cores.0))),
-            memory: keys.memory.map(|memory| map(memory, |memory| range(memory, |memory| memory.0))),
-            gpu: keys.gpu.map(|list| map(list, |list| list.into_iter().map(gpu).collect())),
+            inputs: set(keys.inputs, texts),
+            outputs: set(keys.outputs, texts),
+            cwd: set(keys.cwd, |cwd| cwd.0),
+            cpu: set(keys.cpu, |cpu| range(cpu, |cores| cores.0)),
+            memory: set(keys.memory, |memory| range(memory, |memory| memory.0)),
+            gpu: set(keys.gpu, |list| list.into_iter().map(gpu).collect()),
             timeout: keys.timeout,
             stop_timeout: keys.stop_timeout,
             env: keys.env.map(|env| variables(env.value)).unwrap_or_default(),
-            dotenv: keys.dotenv.map(|list| map(list, |list| list.into_iter().map(|path| path.0).collect())),
-            pass_env: keys
-                .pass_env
-                .map(|list| map(list, |list| list.into_iter().map(|glob| glob.0).collect())),
-            secrets: keys.secrets.map(|list| map(list, |list| list.into_iter().map(secret).collect())),
-            volumes: keys.volumes.map(|volumes| map(volumes, volume_map)),
-            retry: keys.retry.map(|retry| map(retry, retry_settings)),
-            fallback: keys.fallback.and_then(|fallback| self.fallback(fallback)),
+            dotenv: set(keys.dotenv, |list| list.into_iter().map(|path| path.0).collect()),
+            pass_env: set(keys.pass_env, |list| list.into_iter().map(|glob| glob.0).collect()),
+            secrets: set(keys.secrets, |list| list.into_iter().map(secret).collect()),
+            volumes: set(keys.volumes, volume_map),
+            retry: set(keys.retry, retry_settings),
+            fallback: keys.fallback.and_then(|keys| self.fallback(*keys)).map(Box::new),
             strict: keys.strict,
-            warm: keys.warm.map(|warm| map(warm, warm_settings)),
-            route: keys.route.map(|route| self.route(route)),
-            labels: keys
-                .labels
-                .map(|list| map(list, |list| list.into_iter().map(|label| label.value.0).collect())),
+            warm: set(keys.warm, warm_settings),
+            route: keys.route.map(|route| Box::new(self.route(*route))),
+            labels: set(keys.labels, |list| list.into_iter().map(|label| label.value.0).collect()),
             pure: keys.pure,
             tty: keys.tty,
-            ports: keys
-                .ports
-                .map(|list| map(list, |list| list.into_iter().map(|port| port.value.0).collect())),
+            ports: set(keys.ports, |list| list.into_iter().map(|port| port.value.0).collect()),
             network,
-            region: keys
-                .region
-                .map(|list| map(list, |list| list.into_iter().map(|region| region.0).collect())),
-            cloud: keys.cloud.map(|cloud| map(cloud, |cloud| cloud.0)),
-            junit: keys.junit.map(texts),
-            shard: keys.shard.and_then(|shard| self.shard(shard)),
+            region: set(keys.region, |list| list.into_iter().map(|region| region.0).collect()),
+            cloud: set(keys.cloud, |cloud| cloud.0),
+            junit: set(keys.junit, texts),
+            shard: keys.shard.and_then(|keys| self.shard(*keys)).map(Box::new),
             watch: keys.watch.map(|watch| watch_settings(watch.value)).unwrap_or_default(),
         }
     }
@@ -286,8 +277,8 @@ fn warm_settings(value: WarmValue) -> Warm {
 
 fn watch_settings(keys: WatchKeys) -> WatchSettings {
     WatchSettings {
-        paths: keys.paths.map(texts),
-        ignore: keys.ignore.map(texts),
+        paths: set(keys.paths, texts),
+        ignore: set(keys.ignore, texts),
         debounce: keys.debounce,
         on_busy: keys.on_busy,
         stop_signal: keys.stop_signal,

@@ -42,6 +42,7 @@ impl Checker {
             (_, None) => format!("axes: {}", axes.join(", ")),
         };
         let exact = location.and_then(|outer| self.exact(name, outer)).or(location);
+        let exact = exact.map(|at| self.sources.narrow(at, |text| interpolate::find_written(text, name)));
         self.report(Diagnostic::error(codes::BAD_PLACEHOLDER, message).at(exact).help(help));
     }
 

@@ -340,7 +340,7 @@ pub struct PythonVersion(pub String);
 impl Grammar for PythonVersion {
     fn decode(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
         let Scalar(text) = Scalar::decode(node, reader)?;
-        if text.contains("${matrix.") {
+        if crate::base::interpolate::may_hold_placeholder(&text) {
             return Some(Self(text));
         }
         let numbers = text.split('.').collect::<Vec<_>>();

@@ -94,7 +94,7 @@ pub struct GpuName(pub String);
 impl Grammar for GpuName {
     fn decode(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
         let Text(text) = Text::decode(node, reader)?;
-        if text.contains("${matrix.") {
+        if crate::base::interpolate::may_hold_placeholder(&text) {
             return Some(Self(text));
         }
         match Gpu::parse(&text) {

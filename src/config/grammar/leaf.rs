@@ -41,7 +41,7 @@ impl Grammar for Plain {
             reader.wrong_type(node, "a string");
             return None;
         };
-        if text.contains("${matrix.") {
+        if crate::base::interpolate::may_hold_placeholder(text) {
             reader.bad_text(codes::BAD_PLACEHOLDER, node, String::new(), "write the text itself");
             return None;
         }

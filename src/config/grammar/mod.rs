@@ -19,15 +19,15 @@ mod word;
 use indexmap::IndexMap;
 use serde_json::{Value as Json, json};
 
-use super::model::Valued;
+use super::model::{Setting, Valued};
 use super::reader::Reader;
 use super::tree::{Node, Value};
 use crate::diag::Location;
 
 pub use document::{BudgetKeys, DocumentKeys, McpKeys, ModalKeys, ProfileKeys, SyncKeys};
 pub use image::{
-    DockerfileCommandKeys, Either, ImageKeys, LayerKeys, MicromambaKeys, PoetryKeys, PrivateReposKeys,
-    PyprojectKeys, StepKeys, SwitchOr, UvLockKeys,
+    CopyKeys, DockerfileCommandKeys, Either, ImageKeys, LayerKeys, MicromambaKeys, PoetryKeys,
+    PrivateReposKeys, PyprojectKeys, StepKeys, SwitchOr, UvLockKeys,
 };
 pub use job::{EscalateKeys, FallbackKeys, JobKeys, NetworkKeys, RetryKeys, ShardKeys, WatchKeys};
 pub use job_values::{GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue};
@@ -82,7 +82,7 @@ macro_rules! keys {
         $(#[doc = $about])*
         #[derive(Debug, Clone, Default)]
         pub struct $name {
-            $( $(#[doc = $doc])* pub $field: Option<$crate::config::model::Valued<$type>>, )*
+            $( $(#[doc = $doc])* pub $field: $crate::config::model::Setting<$type>, )*
         }
 
         impl $name {
@@ -111,7 +111,7 @@ macro_rules! keys {
                     $(
                         if entry.key == const { $crate::config::grammar::key_name(stringify!($field)) } {
                             self.$field = <$type as $crate::config::grammar::Grammar>::decode(&entry.node, reader)
-                                .map(|value| reader.valued(value, entry.node.location));
+                                .map(|value| Box::new(reader.valued(value, entry.node.location)));
                             continue;
                         }
                     )*
@@ -168,7 +168,7 @@ pub(crate) const fn key_name(field: &'static str) -> &'static str {
     }
 }
 
-pub(crate) fn overlay_key<T: Grammar>(weaker: &mut Option<Valued<T>>, stronger: Option<Valued<T>>) {
+pub(crate) fn overlay_key<T: Grammar>(weaker: &mut Setting<T>, stronger: Setting<T>) {
     match (weaker, stronger) {
         (_, None) => {}
         (Some(weaker), Some(stronger)) => {

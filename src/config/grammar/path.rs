@@ -4,6 +4,7 @@ use globset::GlobBuilder;
 use serde_json::{Value as Json, json};
 
 use super::{Definitions, Grammar, Plain, Text};
+use crate::base::interpolate::interpolate;
 use crate::config::codes;
 use crate::config::reader::Reader;
 use crate::config::tree::Node;
@@ -65,7 +66,7 @@ pub fn glob_problem(text: &str) -> Option<(String, &'static str)> {
     if glob.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-*".contains(&b)) && !glob.contains("***") {
         return None;
     }
-    let literal = glob.replace("${matrix.", "");
+    let literal = interpolate(glob, |_| Some("value")).unwrap_or(glob.into());
     let built = GlobBuilder::new(&literal).literal_separator(true).build();
     let help = "close every `[` and `{`; a backslash before a character takes it as it is";
     built.err().map(|error| (format!("bad glob: {}", error.kind()), help))
