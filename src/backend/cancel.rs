@@ -3,6 +3,10 @@
 //! One [`CancelSource`] owns a level; any number of [`Cancel`]s watch it. A job has its own source that follows
 //! the run's, so that a timeout can stop one job alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 /// How far a cancellation has gone. The order is the ladder.
@@ -63,18 +67,29 @@ impl CancelLevel {
 }
 
 #[derive(Debug)]
-pub struct CancelSource(watch::Sender<CancelLevel>);
+pub struct CancelSource {
+    level: watch::Sender<CancelLevel>,
+    suspended: Suspended,
+}
+
+/// Milliseconds that this process has been stopped by job control (Ctrl-Z) in all.
+type Suspended = Arc<AtomicU64>;
 
 impl Default for CancelSource {
     fn default() -> Self {
-        Self(watch::Sender::new(CancelLevel::Run))
+        Self { level: watch::Sender::new(CancelLevel::Run), suspended: Suspended::default() }
     }
 }
 
 impl CancelSource {
+    /// With a level of its own, and the account of suspensions of `other`.
+    pub fn beside(other: &Cancel) -> Self {
+        Self { level: watch::Sender::new(CancelLevel::Run), suspended: Arc::clone(&other.suspended) }
+    }
+
     /// Raises the level; a lower or equal one changes nothing. True when it rose.
     pub fn raise(&self, level: CancelLevel) -> bool {
-        self.0.send_if_modified(|current| {
+        self.level.send_if_modified(|current| {
             let rises = level.rank() > current.rank();
             if rises {
                 *current = level;
@@ -84,33 +99,47 @@ impl CancelSource {
     }
 
     pub fn level(&self) -> CancelLevel {
-        *self.0.borrow()
+        *self.level.borrow()
     }
 
     pub fn watch(&self) -> Cancel {
-        Cancel(self.0.subscribe())
+        Cancel { level: self.level.subscribe(), suspended: Arc::clone(&self.suspended) }
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct Cancel(watch::Receiver<CancelLevel>);
+pub struct Cancel {
+    level: watch::Receiver<CancelLevel>,
+    suspended: Suspended,
+}
 
 impl Cancel {
     pub fn level(&self) -> CancelLevel {
-        *self.0.borrow()
+        *self.level.borrow()
     }
 
     /// Resolves with the next level above `seen`; never when the source is gone.
     pub async fn above(&mut self, seen: CancelLevel) -> CancelLevel {
         loop {
-            let level = *self.0.borrow_and_update();
+            let level = *self.level.borrow_and_update();
             if level.rank() > seen.rank() {
                 return level;
             }
-            if self.0.changed().await.is_err() {
+            if self.level.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// How long this process has been stopped by job control so far. Clocks of time limits do not count it.
+    pub fn suspended(&self) -> Duration {
+        Duration::from_millis(self.suspended.load(Ordering::Relaxed))
+    }
+
+    /// Adds a suspension that is over.
+    pub fn note_suspension(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.suspended.fetch_add(millis, Ordering::Relaxed);
     }
 
     /// Resolves once the level is a stop or above.

@@ -61,7 +61,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
         },
         jitter: Jitter::random(),
     };
-    let summary = watched(context, async |emitter, cancel| {
+    let summary = watched(context, &supervisor, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch());
         let decide = routing::decide(&plan, &gatherer).await;
         engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
@@ -72,6 +72,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
 /// Does `work` while sinks show its events and signals climb the ladder.
 pub fn watched<T>(
     context: &Context<'_>,
+    supervisor: &Supervisor,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
@@ -84,7 +85,7 @@ pub fn watched<T>(
         let signals = Signals::listen(IgnoredSignals::of_this_process())?;
         tokio::select! {
             done = work(emitter, &source) => Ok(done),
-            never = signals.raise(&source) => never,
+            never = signals.raise(&source, supervisor) => never,
         }
     });
     // Every emitter is gone with the work, so this ends once all has been shown.
@@ -116,6 +117,7 @@ fn backends(
         run: Some(run.to_owned()),
         color: color_hint(plan, wishes.color, ambient),
         supervisor: supervisor.clone(),
+        directories: ambient.directories(folder),
         environments: Arc::new(UvEnvironments::new(host(ambient, folder, supervisor))),
     };
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings));

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::backend::{CancelLevel, CancelSource, StopReason};
 use crate::base::exit_code;
+use crate::process::Supervisor;
 
 use super::printer;
 
@@ -15,6 +16,8 @@ pub struct Signals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
     hangup: Option<Signal>,
+    /// Ctrl-Z.
+    suspend: Option<Signal>,
 }
 
 impl Signals {
@@ -27,25 +30,33 @@ impl Signals {
             interrupt: take(SignalKind::interrupt())?,
             terminate: take(SignalKind::terminate())?,
             hangup: take(SignalKind::hangup())?,
+            suspend: take(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))?,
         })
     }
 
-    /// Raises the level with every signal; ends the process at the third.
-    pub async fn raise(mut self, source: &CancelSource) -> ! {
-        let first = self.next().await;
+    /// Raises the level with every signal that asks to end; ends the process at the third. One that asks to
+    /// pause stops what `supervisor` started and accel itself, until accel is continued.
+    pub async fn raise(mut self, source: &CancelSource, supervisor: &Supervisor) -> ! {
+        let cancel = source.watch();
+        let pause = || cancel.note_suspension(supervisor.suspend());
+        let first = self.next(pause).await;
         source.raise(CancelLevel::Stop(first));
-        self.next().await;
+        self.next(pause).await;
         source.raise(CancelLevel::Kill);
-        let last = self.next().await;
+        let last = self.next(pause).await;
+        supervisor.take_terminal_back();
         printer::write_stderr("accel: leaving at once; commands that still run are left to themselves\n");
         std::process::exit(i32::from(exit_code::of_signal(last.signal())));
     }
 
-    async fn next(&mut self) -> StopReason {
-        tokio::select! {
-            () = received(&mut self.interrupt) => StopReason::Interrupt,
-            () = received(&mut self.terminate) => StopReason::Terminate,
-            () = received(&mut self.hangup) => StopReason::Hangup,
+    async fn next(&mut self, pause: impl Fn()) -> StopReason {
+        loop {
+            tokio::select! {
+                () = received(&mut self.interrupt) => return StopReason::Interrupt,
+                () = received(&mut self.terminate) => return StopReason::Terminate,
+                () = received(&mut self.hangup) => return StopReason::Hangup,
+                () = received(&mut self.suspend) => pause(),
+            }
         }
     }
 }

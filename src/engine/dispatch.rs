@@ -175,16 +175,18 @@ impl Dispatcher {
             emitter: self.emitter.clone(),
             cancel: self.cancel.clone(),
             deadline: state.deadline,
-            output: self.output_mode(),
+            output: self.output_mode(index),
         };
         let task = self.work.spawn(async move { Work::Attempt(attempt.run().await) });
         self.owners.insert(task.id(), Owner { job: index, slot: Some(place) });
     }
 
-    /// Only a job that is alone in its plan may write straight to accel's own stdout and stderr.
-    fn output_mode(&self) -> OutputMode {
+    /// Only a job that is alone in its plan may write straight to accel's own stdout and stderr, and one that
+    /// talks with a person at the terminal.
+    fn output_mode(&self, index: usize) -> OutputMode {
+        let direct = self.plan.jobs.len() == 1 || self.job(index).spec.tty;
         match self.options.output {
-            OutputPolicy::InheritWhenAlone if self.plan.jobs.len() == 1 => OutputMode::Inherit,
+            OutputPolicy::InheritWhenAlone if direct => OutputMode::Inherit,
             _ => OutputMode::Events,
         }
     }

@@ -21,6 +21,8 @@ pub(super) struct Ladder {
     seen: CancelLevel,
     grace: Duration,
     deadline: Option<Instant>,
+    /// Suspended time that the deadline makes up for.
+    suspended: Duration,
     kill_at: Option<Instant>,
     stopped: Option<Stopped>,
 }
@@ -28,8 +30,9 @@ pub(super) struct Ladder {
 impl Ladder {
     pub(super) fn new(run: Cancel, grace: Duration) -> Self {
         let mut ladder = Self {
-            job: CancelSource::default(),
+            job: CancelSource::beside(&run),
             seen: CancelLevel::Run,
+            suspended: run.suspended(),
             run,
             grace,
             deadline: None,
@@ -59,6 +62,7 @@ impl Ladder {
     /// The job's time ends then, unless [`stop_clock`](Self::stop_clock) comes first.
     pub(super) fn start_clock(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
+        self.suspended = self.run.suspended();
     }
 
     pub(super) fn stop_clock(&mut self) {
@@ -92,6 +96,13 @@ impl Ladder {
     }
 
     fn time_out(&mut self) {
+        let suspended = self.run.suspended();
+        let more = suspended.saturating_sub(self.suspended);
+        self.suspended = suspended;
+        if !more.is_zero() {
+            self.deadline = self.deadline.and_then(|deadline| deadline.checked_add(more));
+            return;
+        }
         self.deadline = None;
         self.stop(StopReason::Terminate, Stopped::ByTimeout);
     }
@@ -112,5 +123,23 @@ async fn reached(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn suspended_time_is_not_counted() {
+        let source = CancelSource::default();
+        let cancel = source.watch();
+        let mut ladder = Ladder::new(source.watch(), Duration::ZERO);
+        ladder.start_clock(Some(Instant::now() + Duration::from_secs(3)));
+        cancel.note_suspension(Duration::from_secs(5));
+        ladder.supervise(tokio::time::sleep(Duration::from_secs(7))).await;
+        assert_eq!(ladder.stopped(), None);
+        ladder.supervise(tokio::time::sleep(Duration::from_secs(2))).await;
+        assert_eq!(ladder.stopped(), Some(Stopped::ByTimeout));
     }
 }

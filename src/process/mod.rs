@@ -18,6 +18,7 @@ mod output;
 mod run;
 mod spawn;
 mod stop;
+mod terminal;
 mod tool;
 
 pub use descendants::{Leftover, Ownership};

@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::descendants::{Leftover, LeftoverState, reap_all};
 use super::linger::{IDLE_GRACE, LINGER_CHECK, Written, WrittenDirectly, WrittenThroughPipes};
 use super::output::{OutputTo, Progress, Pump};
-use super::spawn::{Launch, SpawnError, Started, Supervisor};
+use super::spawn::{Input, Launch, SpawnError, Started, Supervisor};
 use super::stop::{Stage, rise};
+use super::terminal::LentTerminal;
 use crate::backend::{Cancel, CancelLevel, StopReason};
 use crate::domain::Exit;
 
@@ -72,7 +73,11 @@ impl Supervisor {
             OutputTo::Inherit => Pump::none(),
             OutputTo::Observer(observer) => Pump::new(&mut started.child, observer, &progress),
         };
-        let mut run = Run::new(self, started, control, pump);
+        let terminal = match launch.input {
+            Input::Terminal => LentTerminal::lend(self, started.group),
+            Input::Null | Input::File(_) => None,
+        };
+        let mut run = Run::new(self, started, control, pump, terminal);
         let exit = run.leader().await;
         match output {
             OutputTo::Inherit => run.linger(&mut WrittenDirectly::default()).await,
@@ -92,6 +97,8 @@ struct Run<'a> {
     started: Started,
     control: Control,
     pump: Pump<'a>,
+    /// While the leader lives.
+    terminal: Option<LentTerminal<'a>>,
     stage: Stage,
     /// The polite signal that the group was sent.
     asked_with: Option<Signal>,
@@ -104,12 +111,19 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(supervisor: &'a Supervisor, started: Started, control: Control, pump: Pump<'a>) -> Self {
+    fn new(
+        supervisor: &'a Supervisor,
+        started: Started,
+        control: Control,
+        pump: Pump<'a>,
+        terminal: Option<LentTerminal<'a>>,
+    ) -> Self {
         Self {
             supervisor,
             started,
             control,
             pump,
+            terminal,
             stage: Stage::Running,
             asked_with: None,
             asked_again: Vec::new(),
@@ -130,16 +144,24 @@ impl<'a> Run<'a> {
                 status = self.started.child.wait() => {
                     self.supervisor.forget(self.started.group);
                     self.reaped = true;
+                    self.terminal = None;
                     return exit_of(status);
                 }
                 () = self.pump.ended(), if self.pump.open() => {}
                 level = self.control.cancel.above(self.seen) => self.rise(level),
+                () = stopped(&mut self.terminal) => self.follow_stop(),
                 () = at(limit), if limit.is_some() => {
                     self.timed_out = true;
                     self.rise(CancelLevel::Stop(StopReason::Terminate));
                 }
                 () = at(kill_at), if kill_at.is_some() => self.grace_over(),
             }
+        }
+    }
+
+    fn follow_stop(&mut self) {
+        if let Some(terminal) = &self.terminal {
+            self.control.cancel.note_suspension(terminal.follow_stop());
         }
     }
 
@@ -273,6 +295,14 @@ impl Drop for Run<'_> {
             self.started.signal_group(Signal::KILL);
             self.supervisor.forget(self.started.group);
         }
+    }
+}
+
+/// Never, where no terminal is lent.
+async fn stopped(terminal: &mut Option<LentTerminal<'_>>) {
+    match terminal {
+        Some(terminal) => terminal.stopped().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Instant;
 use rustix::process::Pid;
 
 use super::descendants::{Ownership, become_subreaper};
+use super::terminal::Before;
 
 /// Carried by every process that accel starts and, through it, by its descendants; a nested accel extends it.
 /// How a descendant that left its process group is told from another job's.
@@ -77,6 +78,8 @@ pub struct Supervisor(Arc<Account>);
 struct Account {
     ownership: Ownership,
     state: Mutex<State>,
+    /// What the terminal was before it was lent to a job; `None` while it is accel's own.
+    lent: Mutex<Option<Before>>,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +123,16 @@ impl Started {
 
 impl Supervisor {
     pub fn new(ownership: Ownership) -> Self {
-        Self(Arc::new(Account { ownership, state: Mutex::default() }))
+        Self(Arc::new(Account { ownership, state: Mutex::default(), lent: Mutex::default() }))
+    }
+
+    pub(super) fn lent(&self) -> &Mutex<Option<Before>> {
+        &self.0.lent
+    }
+
+    /// The group of every leader that has not been reaped.
+    pub(super) fn groups(&self) -> Vec<Pid> {
+        self.state().leaders.keys().copied().collect()
     }
 
     pub(super) fn ownership(&self) -> Ownership {

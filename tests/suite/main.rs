@@ -16,10 +16,13 @@ mod cli_init;
 mod cli_surroundings;
 mod config_diagnostics;
 mod config_load;
+mod container;
 mod environment;
 mod examples;
 mod output;
+mod process_accel;
 mod process_local;
+mod terminal;
 
 #[path = "../support/fake_modal/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "a library for every topic; each uses its part")]

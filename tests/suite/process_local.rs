@@ -1,6 +1,6 @@
 //! The local backend, driven directly: commands, ends, stops, leftovers, output.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use accel::domain::{Exit, JobId, Stream};
 use accel::event::{Event, channel};
 use accel::plan::spec::{BaseSpec, CommandSpec, ImageSpec, LocalEngine, LocalSpec, NetworkSpec, SandboxSpec};
 use accel::process::{Ownership, Supervisor};
+use accel::store::Directories;
 use indexmap::IndexMap;
 
 use crate::beacons::{Beacons, helper};
@@ -50,6 +51,7 @@ impl Machine {
             color,
             supervisor: Supervisor::new(Ownership::Shared),
             environments: Arc::new(NoEnvironments),
+            directories: Directories::resolve(|_| None, Path::new("/"), Path::new("/tmp"), 0),
         };
         Self { backend: Arc::new(LocalBackend::new(settings)), root: Arc::new(tempfile::tempdir().unwrap()) }
     }

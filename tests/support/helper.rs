@@ -25,6 +25,7 @@ daemon SOCKET NAME           as escape, holding no output
 storm SOCKET NAME            fork without end, every child likewise
 late COUNT MILLIS            exit, and leave a child that writes COUNT lines, one each MILLIS
 spew BYTES                   write a known pattern of that many bytes to stdout and as many to stderr
+session PROGRAM ARGUMENTS    run a program as the leader of a session, its stdin as its terminal
 descriptors                  list the open file descriptors
 stdin                        read standard input and say how many bytes came";
 
@@ -88,6 +89,11 @@ fn main() {
                 std::thread::sleep(Duration::from_millis(millis.parse().unwrap()));
                 println!("line {line}");
             }
+        }
+        ["session", program, ..] => {
+            rustix::process::setsid().unwrap();
+            rustix::process::ioctl_tiocsctty(std::io::stdin()).unwrap();
+            panic!("{}", Command::new(program).args(&args[2..]).exec());
         }
         ["spew", bytes] => spew(bytes.parse().unwrap()),
         ["descriptors"] => descriptors(),

@@ -7,9 +7,18 @@ use std::sync::{Mutex, PoisonError};
 use super::LocalSettings;
 use crate::backend::OpenRequest;
 use crate::base::digest::Digest;
+use crate::base::size::Bytes;
+use crate::domain::JobId;
 use crate::event::{Event, Level};
-use crate::plan::spec::{ImageSpec, LocalEngine, StepSpec};
+use crate::plan::spec::{ImageSpec, LocalEngine, SandboxSpec, StepSpec};
 use crate::process::find_program;
+
+/// Whose differences have been said.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    images: HashSet<Digest>,
+    jobs: HashSet<JobId>,
+}
 
 /// One difference, as the user reads it.
 struct Difference {
@@ -19,11 +28,15 @@ struct Difference {
     help: Option<String>,
 }
 
-pub(super) async fn say(request: &OpenRequest, settings: &LocalSettings, said: &Mutex<HashSet<Digest>>) {
+pub(super) async fn say(request: &OpenRequest, settings: &LocalSettings, said: &Mutex<Said>) {
     let image = &request.spec.image;
-    let first_time = said.lock().unwrap_or_else(PoisonError::into_inner).insert(image.digest);
-    let of_image = if first_time { of_image(image, request, settings) } else { Vec::new() };
-    for Difference { level, code, text, help } in of_image.into_iter().chain(of_job(request)) {
+    let (image_is_new, job_is_new) = {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        (said.images.insert(image.digest), said.jobs.insert(request.job.clone()))
+    };
+    let of_image = if image_is_new { of_image(image, request, settings) } else { Vec::new() };
+    let of_job = if job_is_new { of_job(request) } else { Vec::new() };
+    for Difference { level, code, text, help } in of_image.into_iter().chain(of_job) {
         request.emitter.emit(Event::Notice { job: Some(request.job.clone()), level, code, text, help }).await;
     }
 }
@@ -155,7 +168,10 @@ fn program_of(package: &str) -> Option<&'static str> {
 
 fn of_job(request: &OpenRequest) -> Vec<Difference> {
     let spec = &request.spec;
-    let mut differences = Vec::new();
+    let mut differences = match spec.image.local.engine {
+        LocalEngine::Container => Vec::new(),
+        LocalEngine::Host | LocalEngine::Venv => limits(spec, memory_of_this_machine()),
+    };
     let mut warn = |code, text: String, help: &str| {
         let help = Some(help.to_owned());
         differences.push(Difference { level: Level::Warning, code, text, help });
@@ -177,8 +193,46 @@ fn of_job(request: &OpenRequest) -> Vec<Difference> {
     differences
 }
 
+/// `cpu` and `memory` bound nothing here; more memory than there is will be missed.
+fn limits(spec: &SandboxSpec, here: Option<Bytes>) -> Vec<Difference> {
+    let cpu = spec.cpu.map(|cpu| format!("cpu = {}", cpu.request));
+    let memory = spec.memory.map(|memory| format!("memory = {}", memory.request));
+    let asked: Vec<String> = cpu.into_iter().chain(memory).collect();
+    if asked.is_empty() {
+        return Vec::new();
+    }
+    let mut differences = vec![Difference {
+        level: Level::Info,
+        code: "limits-not-applied",
+        text: format!("{} not applied to this machine", asked.join(", ")),
+        help: None,
+    }];
+    if let (Some(memory), Some(here)) = (spec.memory, here)
+        && memory.request > here
+    {
+        differences.push(Difference {
+            level: Level::Warning,
+            code: "memory-not-here",
+            text: format!("asks for {} of memory; this machine has {here}", memory.request),
+            help: Some("run it with `--on modal`, or ask for less".to_owned()),
+        });
+    }
+    differences
+}
+
+fn memory_of_this_machine() -> Option<Bytes> {
+    #[cfg(target_os = "linux")]
+    {
+        let system = rustix::system::sysinfo();
+        let unit = u64::from(system.mem_unit);
+        Some(Bytes(system.totalram.saturating_mul(unit)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// An NVIDIA device that the driver has set up.
-fn has_gpu() -> bool {
+pub(super) fn has_gpu() -> bool {
     ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"].iter().any(|device| std::path::Path::new(device).exists())
 }
 

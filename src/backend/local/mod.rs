@@ -6,6 +6,7 @@
 //! security boundary.
 
 mod command;
+mod container;
 mod differences;
 pub mod environment;
 mod output;
@@ -13,7 +14,6 @@ mod session;
 mod variables;
 
 use std::any::Any;
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -21,11 +21,11 @@ use std::sync::{Arc, Mutex};
 use indexmap::IndexMap;
 
 use super::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
-use crate::base::digest::Digest;
 use crate::domain::{JobId, Place};
 use crate::event::Emitter;
 use crate::plan::spec::ImageSpec;
 use crate::process::Supervisor;
+use crate::store::Directories;
 
 /// What the edge knows and the backend does not look up itself.
 #[derive(Clone)]
@@ -37,6 +37,7 @@ pub struct LocalSettings {
     pub color: ColorHint,
     pub supervisor: Supervisor,
     pub environments: Arc<dyn Environments>,
+    pub directories: Directories,
 }
 
 /// What jobs are told about colour, unless they are told something else by their own variables.
@@ -53,8 +54,7 @@ pub enum ColorHint {
 /// Runs jobs on this machine.
 pub struct LocalBackend {
     settings: LocalSettings,
-    /// Images whose differences have been said.
-    said: Mutex<HashSet<Digest>>,
+    said: Mutex<differences::Said>,
 }
 
 impl LocalBackend {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::command::{Invocation, Surroundings, in_shell, resolve};
+use super::container::{self, Container};
 use super::output::AsEvents;
 use super::{LocalSettings, PrepareRequest, Prepared, variables};
 use crate::backend::{BoxFuture, Failure, OpenRequest, OutputMode, Session};
@@ -23,25 +24,32 @@ pub(super) struct LocalSession {
     cwd: PathBuf,
     /// Holds the environment's lock until the session is closed.
     _prepared: Prepared,
+    /// Where the command runs in one.
+    container: Option<Container>,
 }
 
 impl LocalSession {
     pub(super) async fn open(request: OpenRequest, settings: &LocalSettings) -> Result<Self, Failure> {
-        // Its own process group may not read the terminal until it is handed over, which accel does not do yet.
-        if request.spec.tty && rustix::termios::isatty(rustix::stdio::stdin()) {
-            return Err(Failure::new(Cause::Infra, "tty = true on a terminal is not built yet")
-                .help("run the command directly, or without `tty` if it asks nothing"));
-        }
         let dotenv = dotenv::read(&request.root, &request.spec.dotenv).map_err(|error| unreadable(&error))?;
-        let prepared = prepare(&request, settings).await?;
         let cwd = request.root.join(&request.spec.cwd);
+        let supervisor = settings.supervisor.clone();
+        if request.spec.image.local.engine == LocalEngine::Container {
+            let container = container::prepare(&request, settings).await?;
+            let env = variables::of_container(&request, settings, &dotenv);
+            let _prepared = Prepared::default();
+            return Ok(Self { request, supervisor, env, cwd, _prepared, container: Some(container) });
+        }
+        let prepared = prepare(&request, settings).await?;
         let env = variables::of_job(&request, settings, &dotenv, &prepared, &cwd);
-        Ok(Self { request, supervisor: settings.supervisor.clone(), env, cwd, _prepared: prepared })
+        Ok(Self { request, supervisor, env, cwd, _prepared: prepared, container: None })
     }
 
     async fn run(&self, output: OutputMode) -> Result<Exit, Failure> {
         if matches!(&self.request.spec.command, CommandSpec::Shell(text) if text.trim().is_empty()) {
             return Ok(Exit::Code(0));
+        }
+        if let Some(container) = &self.container {
+            return self.run_in(container, output).await;
         }
         let around = Surroundings { env: &self.env, cwd: &self.cwd };
         let invocation =
@@ -58,6 +66,18 @@ impl LocalSession {
         Ok(ended.exit)
     }
 
+    /// The client's processes end with the run as any job's do; a container that is left is removed after.
+    async fn run_in(&self, container: &Container, output: OutputMode) -> Result<Exit, Failure> {
+        let launch = container.launch(&self.request.spec, &self.request.root, &self.cwd, self.env.clone());
+        let ended = self.launch(&launch, output).await;
+        if self.request.cancel.level().stops() || ended.is_err() {
+            container.remove(&self.supervisor, &self.request.root).await;
+        }
+        let ended = ended.map_err(|error| not_started(&error))?;
+        self.tell(&ended).await;
+        Ok(ended.exit)
+    }
+
     async fn start(&self, invocation: &Invocation, output: OutputMode) -> Result<Ended, SpawnError> {
         let spec = &self.request.spec;
         let launch = Launch {
@@ -68,14 +88,18 @@ impl LocalSession {
             env: self.env.clone(),
             input: if spec.tty { Input::Terminal } else { Input::Null },
         };
-        let control =
-            Control { cancel: self.request.cancel.clone(), stop_timeout: spec.stop_timeout, limit: None };
+        self.launch(&launch, output).await
+    }
+
+    async fn launch(&self, launch: &Launch, output: OutputMode) -> Result<Ended, SpawnError> {
+        let stop_timeout = self.request.spec.stop_timeout;
+        let control = Control { cancel: self.request.cancel.clone(), stop_timeout, limit: None };
         let events = AsEvents { job: self.request.job.clone(), emitter: self.request.emitter.clone() };
         let output = match output {
             OutputMode::Inherit => OutputTo::Inherit,
             OutputMode::Events => OutputTo::Observer(&events as &dyn Observer),
         };
-        self.supervisor.run(&launch, output, control).await
+        self.supervisor.run(launch, output, control).await
     }
 
     /// What the user should know about the end, beyond the exit code.
@@ -140,7 +164,7 @@ fn unreadable(error: &dotenv::DotenvError) -> Failure {
 async fn prepare(request: &OpenRequest, settings: &LocalSettings) -> Result<Prepared, Failure> {
     let image = &request.spec.image;
     match image.local.engine {
-        LocalEngine::Host => Ok(Prepared::default()),
+        LocalEngine::Host | LocalEngine::Container => Ok(Prepared::default()),
         LocalEngine::Venv => {
             let request = PrepareRequest {
                 image,
@@ -151,11 +175,6 @@ async fn prepare(request: &OpenRequest, settings: &LocalSettings) -> Result<Prep
             };
             settings.environments.prepare(request).await
         }
-        LocalEngine::Container => Err(Failure::new(
-            Cause::Image,
-            format!("image {}: engine = \"container\" is not built yet", image.name),
-        )
-        .help("use `engine = \"venv\"` or `engine = \"host\"` for now")),
     }
 }
 

@@ -44,6 +44,31 @@ pub(super) fn of_job(
     variables.0.into_iter().collect()
 }
 
+/// For a container, whose image brings its own: what travels to Modal travels here, and no more of the host's.
+pub(super) fn of_container(
+    request: &OpenRequest,
+    settings: &LocalSettings,
+    dotenv: &[(String, String)],
+) -> Vec<(OsString, OsString)> {
+    let mut variables = Variables::default();
+    let passed = request.spec.pass_env.iter().filter_map(|glob| globset::Glob::new(glob).ok());
+    let passed: Vec<globset::GlobMatcher> = passed.map(|glob| glob.compile_matcher()).collect();
+    for (name, value) in &settings.host_env {
+        if passed.iter().any(|glob| glob.is_match(Path::new(name))) {
+            variables.0.insert(name.clone(), value.clone());
+        }
+    }
+    variables.hint_color(settings.color);
+    variables.extend(dotenv.iter().map(|(name, value)| (name, value)));
+    variables.extend(&request.spec.env);
+    variables.set("ACCEL_JOB", request.job.as_str());
+    variables.set("ACCEL_PLACE", Place::Local.as_str());
+    if let Some(run) = &settings.run {
+        variables.set("ACCEL_RUN", run);
+    }
+    variables.0.into_iter().collect()
+}
+
 fn image_env(image: &ImageSpec) -> impl Iterator<Item = (&String, &String)> {
     image
         .layers

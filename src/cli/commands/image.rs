@@ -118,7 +118,7 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
     let makers = UvEnvironments::new(execution::host(context.ambient, &project.folder, &supervisor));
     let mut failures: Vec<Failure> = Vec::new();
     let mut made = 0;
-    execution::watched(context, async |emitter, source| {
+    execution::watched(context, &supervisor, async |emitter, source| {
         for image in images.iter().filter(|image| image.local.engine == LocalEngine::Venv) {
             match make(&makers, image, &project, &emitter, source, freshness).await {
                 Ok(()) => made += 1,

@@ -28,7 +28,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub struct Call {
     /// Absolute.
     pub program: PathBuf,
     pub args: Vec<OsString>,
@@ -38,7 +38,7 @@ pub(super) struct Call {
 
 /// Why a call did not do its work.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub enum CallError {
     #[error("could not be started: {0}")]
     Start(#[from] SpawnError),
     #[error("could not be given the lock: {0}")]
@@ -50,7 +50,7 @@ pub(super) enum CallError {
 }
 
 /// Where the lines of one build go.
-pub(super) struct Log<'a> {
+pub struct Log<'a> {
     pub emitter: &'a Emitter,
     pub job: &'a JobId,
     state: Mutex<Lines>,
@@ -170,7 +170,7 @@ impl Call {
         String::from_utf8(answer.stdout).ok()
     }
 
-    fn launch(self, input: Input) -> Launch {
+    pub fn launch(self, input: Input) -> Launch {
         Launch {
             name: self.program.clone().into(),
             program: self.program,

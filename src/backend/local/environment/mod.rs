@@ -6,7 +6,7 @@
 //! (apt, run, copy) are left to the local session to speak about.
 
 mod build;
-mod call;
+pub(super) mod call;
 mod host;
 mod install_uv;
 mod layout;

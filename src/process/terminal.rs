@@ -1,0 +1,147 @@
+//! Lending accel's terminal to a process group, as a shell does for the job in its foreground.
+//!
+//! While it is lent, the keyboard is the job's: Ctrl-C and Ctrl-Z reach its group and not accel. What must stay
+//! true: foreground group and modes are accel's again once the job has ended or stopped, however it did.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as Number};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpgrp, getpid, getppid, getsid, kill_current_process_group,
+    kill_process, kill_process_group, waitid,
+};
+use rustix::stdio::stdin;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::spawn::Supervisor;
+
+/// What has to be put back.
+#[derive(Debug, Clone)]
+pub(super) struct Before {
+    modes: Termios,
+}
+
+/// A terminal lent to a job; given back when dropped.
+pub(super) struct LentTerminal<'a> {
+    supervisor: &'a Supervisor,
+    job: Pid,
+    children: tokio::signal::unix::Signal,
+}
+
+impl<'a> LentTerminal<'a> {
+    /// `None` where accel's standard input is no terminal.
+    pub(super) fn lend(supervisor: &'a Supervisor, job: Pid) -> Option<Self> {
+        let modes = tcgetattr(stdin()).ok()?;
+        let children = signal(SignalKind::child()).ok()?;
+        let lent = Self { supervisor, job, children };
+        lent.give(modes);
+        Some(lent)
+    }
+
+    /// Lets the job go on; in the foreground, if that is accel's to give.
+    fn give(&self, modes: Termios) {
+        if tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp()) {
+            *self.supervisor.before_lending() = Some(Before { modes });
+            let _ = tcsetpgrp(stdin(), self.job);
+        }
+        // It may have asked for the terminal before it was its own, and been stopped for that.
+        let _ = kill_process_group(self.job, Signal::CONT);
+    }
+
+    /// Resolves when the job's leader has been stopped.
+    pub(super) async fn stopped(&mut self) {
+        while !self.is_stopped() {
+            if self.children.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let status = waitid(WaitId::Pid(self.job), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
+        matches!(status, Ok(Some(_)))
+    }
+
+    /// A stopped job stops accel too, so that whoever started accel has the terminal; when accel is continued, so
+    /// is the job. Returns how long that took. Where nobody could continue accel the job goes on at once, and so
+    /// it does when the terminal it was stopped for is accel's to lend by now.
+    pub(super) fn follow_stop(&self) -> Duration {
+        let lent = self.supervisor.before_lending().is_some();
+        let modes_of_job = tcgetattr(stdin()).ok();
+        self.supervisor.take_terminal_back();
+        let Ok(own_modes) = tcgetattr(stdin()) else { return Duration::ZERO };
+        let now_in_foreground = tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp());
+        let suspended = match nobody_would_continue() || (!lent && now_in_foreground) {
+            true => Duration::ZERO,
+            false => suspended_by(|| _ = kill_current_process_group(Signal::STOP)),
+        };
+        if let Some(modes) = modes_of_job.filter(|_| lent) {
+            set_modes(&modes);
+        }
+        self.give(own_modes);
+        suspended
+    }
+}
+
+impl Drop for LentTerminal<'_> {
+    fn drop(&mut self) {
+        self.supervisor.take_terminal_back();
+    }
+}
+
+impl Supervisor {
+    /// Takes a lent terminal back and restores its modes. For a process that is about to leave while jobs run.
+    pub fn take_terminal_back(&self) {
+        let Some(before) = self.before_lending().take() else { return };
+        unstopped(|| _ = tcsetpgrp(stdin(), getpgrp()));
+        set_modes(&before.modes);
+    }
+
+    /// Stops every process that was started, with its group, and then accel itself, until it is continued.
+    /// Returns how long that took: at once where nobody would continue it.
+    pub fn suspend(&self) -> Duration {
+        if nobody_would_continue() {
+            return Duration::ZERO;
+        }
+        let groups = self.groups();
+        let all = |signal| groups.iter().for_each(|group| _ = kill_process_group(*group, signal));
+        all(Signal::STOP);
+        let suspended = suspended_by(|| _ = kill_process(getpid(), Signal::STOP));
+        all(Signal::CONT);
+        suspended
+    }
+
+    fn before_lending(&self) -> std::sync::MutexGuard<'_, Option<Before>> {
+        self.lent().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time that passes in a call which stops this very thread.
+fn suspended_by(stop: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    stop();
+    began.elapsed()
+}
+
+/// Only somebody of the same session does job control; a session's leader or an orphan would stay stopped.
+fn nobody_would_continue() -> bool {
+    let session = getsid(None).ok();
+    getppid().is_none_or(|parent| getsid(Some(parent)).ok() != session)
+}
+
+fn set_modes(modes: &Termios) {
+    unstopped(|| _ = tcsetattr(stdin(), OptionalActions::Now, modes));
+}
+
+/// Does what the terminal stops background groups for, such as accel's own while it is lent.
+fn unstopped(change: impl FnOnce()) {
+    let mut quiet = SigSet::empty();
+    quiet.add(Number::SIGTTOU);
+    let before = quiet.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    change();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+}
