@@ -146,6 +146,17 @@ Examples:
     /// Show why jobs run where they run
     Explain(ExplainArgs),
 
+    /// Show what travels to Modal, and why a path does or does not
+    ///
+    /// A run sends the working tree itself; this shows what it would send. Nothing is read but names and sizes,
+    /// and nothing is sent.
+    #[command(after_help = "\
+Examples:
+  accel sync --plan                 how many files, how large, where the bytes are
+  accel sync --plan -v              every path
+  accel sync --plan data/model.bin  why it travels or stays: which rule, in which file and line")]
+    Sync(SyncArgs),
+
     /// Make and manage the images of this machine
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
@@ -257,6 +268,16 @@ pub struct ExplainArgs {
     /// Names, globs or matrix combinations of jobs
     #[arg(value_name = "JOB", required = true)]
     pub jobs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Show, and send nothing
+    #[arg(long, required = true)]
+    pub plan: bool,
+    /// Paths to explain; a final / asks about a folder that is not there
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

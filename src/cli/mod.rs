@@ -51,6 +51,7 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
         Command::Plan(args) => commands::plan::run(args, context),
         Command::Explain(args) => commands::explain::run(args, context),
         Command::Image(command) => commands::image::run(command, context),
+        Command::Sync(args) => commands::sync::run(args, context),
         Command::Init(args) => commands::init::run(args, context),
         Command::Schema => commands::schema::run(context),
         Command::Completions { shell } => commands::completions::run(*shell, context),

@@ -127,17 +127,22 @@ fn assemble(config: &Config, origins: &Origins<'_>, requested: Vec<JobId>, jobs:
             app: config.modal.app.value.clone(),
             environment: config.modal.environment.as_ref().map(|name| name.value.clone()),
         },
-        sync: SyncSet {
-            gitignore: config.sync.gitignore.value,
-            include: config.sync.include.iter().map(|glob| glob.value.clone()).collect(),
-            exclude: config.sync.exclude.iter().map(|glob| glob.value.clone()).collect(),
-            max_size: config.sync.max_size.value,
-        },
+        sync: sync_set(config),
         jobs,
         requested,
         images,
         budget: budget(config),
         provenance: provenance(config, origins),
+    }
+}
+
+/// What travels to Modal, whatever the jobs are.
+pub fn sync_set(config: &Config) -> SyncSet {
+    SyncSet {
+        gitignore: config.sync.gitignore.value,
+        include: config.sync.include.iter().map(|glob| glob.value.clone()).collect(),
+        exclude: config.sync.exclude.iter().map(|glob| glob.value.clone()).collect(),
+        max_size: config.sync.max_size.value,
     }
 }
 

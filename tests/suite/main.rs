@@ -30,6 +30,7 @@ mod fake_modal;
 #[path = "../support/python.rs"]
 mod python;
 
+mod modal_cli;
 mod modal_images;
 mod modal_sdk;
 mod modal_settings;

@@ -10,4 +10,5 @@ pub mod list;
 pub mod plan;
 pub mod run;
 pub mod schema;
+pub mod sync;
 pub mod welcome;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::ignores::{self, Folder, Present, Scope, describe};
 use super::rules::{Asked, Coverage, In, Out, Rules, Start, Verdict};
+use super::walk;
 
 /// The answer to `accel sync --plan <path>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,32 @@ impl Rules {
             }
         }
         let travels = way.coverage != Coverage::Ignored;
+        if travels && let Some((reason, because_of)) = self.forbidden_by_kind(root, path) {
+            return Explanation { path: path.to_owned(), travels: false, reason, because_of };
+        }
         Explanation { path: path.to_owned(), travels, reason: reason.0, because_of: reason.1 }
+    }
+
+    /// What a path is may keep here what its name lets travel.
+    fn forbidden_by_kind(&self, root: &Path, path: &str) -> Option<(String, Option<String>)> {
+        let folders = path.match_indices('/').map(|(at, _)| &path[..at]);
+        let is_link = |folder: &&str| super::place(root, folder).is_symlink();
+        if let Some(link) = folders.clone().find(is_link) {
+            let text = "it is a link, which travels as a link, without what is behind it";
+            return Some((text.to_owned(), Some(link.to_owned())));
+        }
+        let place = super::place(root, path);
+        let found = rustix::fs::lstat(&place).ok()?;
+        let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
+        if let Some(kind) = walk::special(kind) {
+            return Some((format!("it is a {kind}"), None));
+        }
+        if kind != rustix::fs::FileType::Symlink || self.include.names_exactly(path) {
+            return None;
+        }
+        let target = std::fs::read_link(&place).ok()?;
+        let refusal = walk::outside(path, &target.to_string_lossy())?;
+        Some((format!("a run refuses it: {refusal}"), None))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Entry, EntryKind, TreeError};
+use super::{Entry, EntryKind, Scan, TreeError};
 use crate::base::size::Bytes;
 
 /// How many offenders an error names.
@@ -17,6 +17,13 @@ pub(super) fn check(entries: &[Entry], limit: Bytes) -> Result<u64, TreeError> {
         return Ok(total);
     }
     Err(TreeError::TooLarge { size: Bytes(total), limit, largest: largest(entries) })
+}
+
+impl Scan {
+    /// Where the bytes are: folders (with a final `/`) and files, largest first.
+    pub fn largest(&self) -> Vec<(String, Bytes)> {
+        largest(&self.entries)
+    }
 }
 
 fn size(entry: &Entry) -> u64 {

@@ -349,7 +349,7 @@ fn format_full(prefix: &str, path: &str) -> Option<String> {
     (!prefix.is_empty()).then(|| format!("{prefix}{path}"))
 }
 
-fn outside(path: &str, target: &str) -> Option<Refusal> {
+pub(super) fn outside(path: &str, target: &str) -> Option<Refusal> {
     let (path_text, target_text) = (path.to_owned(), target.to_owned());
     if target.starts_with('/') {
         return Some(Refusal::AbsoluteLink { path: path_text, target: target_text });
@@ -373,7 +373,7 @@ pub(crate) fn stays_inside(path: &str, target: &str) -> Option<String> {
     Some(at.join("/"))
 }
 
-fn special(kind: FileType) -> Option<&'static str> {
+pub(super) fn special(kind: FileType) -> Option<&'static str> {
     Some(match kind {
         FileType::Fifo => "FIFO",
         FileType::Socket => "socket",

@@ -1,0 +1,131 @@
+//! Commands around Modal as a user types them: what travels, whether Modal is ready, what a run costs.
+
+use crate::world::World;
+
+const TREE: &str = r#"version = 1
+
+[sync]
+include = ["data/golden/**"]
+exclude = ["docs/**"]
+
+[jobs.test]
+run = "true"
+"#;
+
+fn tree() -> World {
+    World::new()
+        .file("accel.toml", TREE)
+        .file(".gitignore", "*.log\ndata/\n")
+        .file(".git/config", "")
+        .file("src/main.py", "print()\n")
+        .file("src/x.log", "noise\n")
+        .file("data/raw.bin", vec![0; 5000])
+        .file("data/golden/a.bin", vec![0; 3000])
+        .file("docs/index.md", "# docs\n")
+}
+
+#[test]
+fn sync_plan_counts_and_shows_where_the_bytes_are() {
+    let world = tree();
+    std::os::unix::fs::symlink("main.py", world.path("src/link")).unwrap();
+    insta::assert_snapshot!(world.accel(["sync", "--plan"]).run().code(0).stdout_text(), @r"
+    4 files, 3 folders, 1 link: 3.0KiB of at most 286.1MiB
+        2.9KiB  data/golden/a.bin
+           97B  accel.toml
+           12B  .gitignore
+            8B  src/main.py
+    ");
+    insta::assert_snapshot!(world.accel(["sync", "--plan", "-v"]).run().code(0).stdout_text(), @r"
+           12B  .gitignore
+           97B  accel.toml
+                data/
+                data/golden/
+        2.9KiB  data/golden/a.bin
+                src/
+                src/link -> main.py
+            8B  src/main.py
+    4 files, 3 folders, 1 link: 3.0KiB of at most 286.1MiB
+        2.9KiB  data/golden/a.bin
+           97B  accel.toml
+           12B  .gitignore
+            8B  src/main.py
+    ");
+}
+
+#[test]
+fn sync_plan_as_json_is_one_document() {
+    let document = tree().accel(["sync", "--plan", "--json"]).run().code(0).json();
+    assert_eq!(document["version"], 1);
+    assert_eq!(document["files"], 4);
+    assert_eq!(document["size_bytes"], 3000 + 97 + 12 + 8);
+    assert_eq!(document["too_large"], false);
+    assert_eq!(document["largest"][0]["path"], "data/golden/a.bin");
+    let paths: Vec<_> =
+        document["entries"].as_array().unwrap().iter().map(|row| row["path"].as_str().unwrap()).collect();
+    assert!(paths.contains(&"src/main.py") && !paths.contains(&"src/x.log"), "{paths:?}");
+}
+
+#[test]
+fn sync_plan_says_which_rule_decides() {
+    let world = tree();
+    let paths =
+        ["src/x.log", "data/raw.bin", "data/golden/a.bin", "src/main.py", ".git/config", "docs/", "no.log"];
+    let asked = world.accel(["sync", "--plan"]).args(paths).run();
+    insta::assert_snapshot!(asked.code(0).stdout_text(), @r#"
+    src/x.log stays: .gitignore:1: *.log
+    data/raw.bin stays: .gitignore:2: data/ (on data/)
+    data/golden/a.bin travels: [sync] include "data/golden/**" (on data/golden/)
+    src/main.py travels: nothing leaves it out
+    .git/config stays: .git never travels (on .git/)
+    docs stays: [sync] exclude "docs/**"
+    no.log stays: .gitignore:1: *.log (nothing is there now)
+    "#);
+    let answers = world.accel(["sync", "--plan", "--json", "src/x.log"]).run().code(0).json();
+    assert_eq!(answers[0]["travels"], false);
+    assert_eq!(answers[0]["reason"], ".gitignore:1: *.log");
+}
+
+#[test]
+fn sync_plan_asks_relative_to_where_the_user_is() {
+    let world = tree();
+    let from_src = |path: &str| world.accel(["sync", "--plan", path]).current_dir(world.path("src")).run();
+    from_src("x.log").code(0).stdout("src/x.log stays: .gitignore:1: *.log\n");
+    from_src("../docs/index.md").code(0).stdout_has("docs/index.md stays: [sync] exclude");
+    from_src("../../elsewhere").code(2).stderr_has("is not within the project");
+}
+
+#[test]
+fn sync_plan_knows_what_links_and_pipes_are() {
+    let world = tree();
+    std::os::unix::fs::symlink("/etc/hostname", world.path("src/absolute")).unwrap();
+    std::os::unix::fs::symlink("../data", world.path("src/folder")).unwrap();
+    world.program("mkfifo").arg("src/pipe").run().code(0);
+    let asked = world.accel(["sync", "--plan", "src/absolute", "src/folder/raw.bin", "src/pipe"]).run();
+    insta::assert_snapshot!(asked.code(0).stdout_text(), @r"
+    src/absolute stays: a run refuses it: src/absolute links to /etc/hostname, an absolute path
+    src/folder/raw.bin stays: it is a link, which travels as a link, without what is behind it (on src/folder/)
+    src/pipe stays: it is a FIFO
+    ");
+    let listed = world.accel(["sync", "--plan"]).run();
+    listed
+        .code(125)
+        .stderr_has("src/absolute links to /etc/hostname")
+        .stderr_has("help: make the link relative");
+}
+
+#[test]
+fn a_tree_that_is_too_large_is_shown_and_refused() {
+    let world = tree().file("accel.toml", TREE.replace("[sync]", "[sync]\nmax_size = \"1kB\""));
+    let plan = world.accel(["sync", "--plan"]).run();
+    plan.code(125)
+        .stdout_has("data/golden/a.bin")
+        .stderr_has("more than [sync] max_size = 1000B; largest: data/golden/a.bin 2.9KiB");
+}
+
+#[test]
+fn the_users_own_ignore_file_counts() {
+    let world = tree();
+    std::fs::write(world.home().join(".gitconfig"), "[core]\nexcludesFile = ~/ignored\n").unwrap();
+    std::fs::write(world.home().join("ignored"), "*.py\n").unwrap();
+    world.accel(["sync", "--plan", "src/main.py"]).run().code(0).stdout_has("ignored:1: *.py");
+}
