@@ -8,7 +8,7 @@
 //! | layer | modules | may use | may not |
 //! |---|---|---|---|
 //! | 0 | [`base`], [`diag`] | std, leaf crates | know the domain; async |
-//! | 1 | [`domain`], [`event`], [`config`] | 0 | network, terminal |
+//! | 1 | [`domain`], [`event`], [`redact`], [`config`] | 0 | network, terminal |
 //! | 2 | [`plan`], [`route`] | 0–1 | any I/O; files and facts are arguments |
 //! | 3 | [`process`], [`net`], [`store`], [`workspace`], [`backend`] | 0–2 | clap, terminal, raw config |
 //! | 4 | [`engine`], [`sink`] | 0–3 | engine names no backend; sinks name neither backend nor engine |
@@ -27,6 +27,7 @@ pub mod event;
 pub mod net;
 pub mod plan;
 pub mod process;
+pub mod redact;
 pub mod route;
 pub mod sink;
 pub mod store;

@@ -16,6 +16,7 @@ use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
 use crate::event;
 use crate::plan::spec::Plan;
 use crate::process::{Ownership, Supervisor};
+use crate::redact::Secrets;
 use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
 use crate::sink::{self, JsonSink, Sink, TerminalSink};
 
@@ -25,6 +26,7 @@ use super::error::CommandError;
 use super::not_built;
 use super::printer::{Format, Printer, Verbosity};
 use super::routing;
+use super::secrets;
 use super::signals::{IgnoredSignals, Signals};
 
 /// What the command line says about how to run.
@@ -61,7 +63,11 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
         },
         jitter: Jitter::random(),
     };
-    let summary = watched(context, &supervisor, async |emitter, cancel| {
+    let (secrets, unmasked) = secrets::known(&plan, context.ambient);
+    if plan.jobs.len() > 1 || context.printer.format == Format::Json {
+        unmasked.iter().for_each(|unmasked| context.printer.warning(&unmasked.text()));
+    }
+    let summary = watched(context, &supervisor, secrets, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch());
         let decide = routing::decide(&plan, &gatherer).await;
         engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
@@ -69,17 +75,18 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     Ok(engine::exit_code(&plan, &summary))
 }
 
-/// Does `work` while sinks show its events and signals climb the ladder.
+/// Does `work` while sinks show its events, without `secrets`, and signals climb the ladder.
 pub fn watched<T>(
     context: &Context<'_>,
     supervisor: &Supervisor,
+    secrets: Secrets,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
     let runtime = runtime()?;
     let (emitter, receiver) = event::channel();
-    let thread = sink::start(receiver, vec![sink(&context.printer, context.ambient).map_err(cannot)?])
-        .map_err(cannot)?;
+    let shown = sink(&context.printer, context.ambient).map_err(cannot)?;
+    let thread = sink::start(receiver, vec![shown], secrets).map_err(cannot)?;
     let source = CancelSource::default();
     let done = runtime.block_on(async {
         let signals = Signals::listen(IgnoredSignals::of_this_process())?;

@@ -15,6 +15,7 @@ pub mod not_built;
 pub mod printer;
 pub mod project;
 pub mod routing;
+pub mod secrets;
 pub mod signals;
 
 pub use ambient::Ambient;

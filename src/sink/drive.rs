@@ -2,10 +2,11 @@
 
 use std::io;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
+use super::mask::Masking;
 use super::{Sink, SinkError};
 use crate::event::{Delivery, Event, Level, Receiver, Stamped, now_ms};
+use crate::redact::Secrets;
 
 /// A sink that was dropped, for whoever can still say so.
 #[derive(Debug)]
@@ -25,22 +26,22 @@ impl SinkThread {
     }
 }
 
-/// Starts the one thread that feeds the sinks.
-pub fn start(receiver: Receiver, sinks: Vec<Box<dyn Sink>>) -> io::Result<SinkThread> {
+/// Starts the one thread that feeds the sinks. None of them sees one of `secrets`.
+pub fn start(receiver: Receiver, sinks: Vec<Box<dyn Sink>>, secrets: Secrets) -> io::Result<SinkThread> {
     let thread = thread::Builder::new().name("sinks".to_owned());
-    thread.spawn(move || drive(receiver, sinks)).map(SinkThread)
+    thread.spawn(move || drive(receiver, sinks, secrets)).map(SinkThread)
 }
 
 /// Feeds the sinks until every emitter is gone. Goes on reading when no sink is left, so that a run never waits
 /// for one that failed.
-pub fn drive(mut receiver: Receiver, sinks: Vec<Box<dyn Sink>>) -> Vec<SinkFailure> {
-    let mut drive = Drive { sinks, failures: Vec::new() };
+pub fn drive(mut receiver: Receiver, sinks: Vec<Box<dyn Sink>>, secrets: Secrets) -> Vec<SinkFailure> {
+    let mut drive = Drive { sinks, masking: Masking::new(secrets), failures: Vec::new() };
     loop {
         match receiver.try_next() {
-            Delivery::Event(event) => drive.handle(&event),
+            Delivery::Event(event) => drive.show(event),
             Delivery::Ended => break,
             Delivery::Idle => match drive.rest(&mut receiver) {
-                Delivery::Event(event) => drive.handle(&event),
+                Delivery::Event(event) => drive.show(event),
                 Delivery::Idle => {}
                 Delivery::Ended => break,
             },
@@ -52,16 +53,26 @@ pub fn drive(mut receiver: Receiver, sinks: Vec<Box<dyn Sink>>) -> Vec<SinkFailu
 
 struct Drive {
     sinks: Vec<Box<dyn Sink>>,
+    masking: Masking,
     failures: Vec<SinkFailure>,
 }
 
 impl Drive {
+    fn show(&mut self, event: Stamped) {
+        for event in self.masking.mask(event) {
+            self.handle(&event);
+        }
+    }
+
     fn handle(&mut self, event: &Stamped) {
         self.each(|sink| sink.handle(event));
     }
 
     fn rest(&mut self, receiver: &mut Receiver) -> Delivery {
-        let mut wake: Option<Duration> = None;
+        for event in self.masking.flush(now_ms()) {
+            self.handle(&event);
+        }
+        let mut wake = self.masking.wait(now_ms());
         self.each(|sink| {
             let wanted = sink.redraw(now_ms())?;
             wake = [wake, wanted].into_iter().flatten().min();
@@ -151,7 +162,7 @@ mod tests {
         let seen = Arc::<Mutex<Vec<String>>>::default();
         let healthy = Probe { seen: Arc::clone(&seen), handled: 0, fails: None };
         let failing = Probe { seen: Arc::default(), handled: 0, fails: Some(kind) };
-        let thread = start(receiver, vec![Box::new(failing), Box::new(healthy)]).unwrap();
+        let thread = start(receiver, vec![Box::new(failing), Box::new(healthy)], Secrets::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async move {
             for number in 0..1_000 {
@@ -184,7 +195,7 @@ mod tests {
         let (emitter, receiver) = channel();
         let seen = Arc::<Mutex<Vec<String>>>::default();
         let probe = Probe { seen: Arc::clone(&seen), handled: 0, fails: None };
-        let thread = start(receiver, vec![Box::new(probe)]).unwrap();
+        let thread = start(receiver, vec![Box::new(probe)], Secrets::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             for number in 0..10 {

@@ -6,6 +6,7 @@
 
 mod drive;
 mod json;
+mod mask;
 pub mod terminal;
 
 use std::io;

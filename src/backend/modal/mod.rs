@@ -16,4 +16,5 @@ pub mod method;
 pub mod retry;
 pub mod router;
 pub mod settings;
+pub mod sweep;
 pub mod wire;

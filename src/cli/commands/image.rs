@@ -19,6 +19,7 @@ use crate::cli::error::CommandError;
 use crate::cli::execution;
 use crate::cli::printer::{Format, Style};
 use crate::cli::project::Project;
+use crate::cli::secrets;
 use crate::domain::JobId;
 use crate::event::Emitter;
 use crate::plan::Selection;
@@ -118,7 +119,8 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
     let makers = UvEnvironments::new(execution::host(context.ambient, &project.folder, &supervisor));
     let mut failures: Vec<Failure> = Vec::new();
     let mut made = 0;
-    execution::watched(context, &supervisor, async |emitter, source| {
+    let (secrets, _) = secrets::known(&plan, context.ambient);
+    execution::watched(context, &supervisor, secrets, async |emitter, source| {
         for image in images.iter().filter(|image| image.local.engine == LocalEngine::Venv) {
             match make(&makers, image, &project, &emitter, source, freshness).await {
                 Ok(()) => made += 1,

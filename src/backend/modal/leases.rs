@@ -1,0 +1,125 @@
+//! What holds sandboxes on Modal, and ending it by hand: behind `accel ps` and `accel stop`.
+//!
+//! What must stay true: a sandbox whose accel lives is ended on the server and its lease left to that accel, which
+//! sees the end and settles; only a dead accel's lease is settled from here.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::error::{ErrorKind, ModalError};
+use super::sweep::{Listed, Standing, SweepError, Sweeper};
+use crate::domain::Place;
+use crate::store::journal::{Entry, Journal, JournalError, LeaseState, Settlement, tag};
+
+/// One sandbox, or the intent of one. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Holding {
+    pub job: Option<String>,
+    pub project: Option<String>,
+    pub run: Option<String>,
+    pub place: Place,
+    pub sandbox: Option<String>,
+    pub lease: Option<String>,
+    /// Absent where the journal here has no line of it.
+    pub state: Option<LeaseState>,
+    pub standing: Standing,
+    /// Of the accel that owns it, where that is known.
+    pub pid: Option<u32>,
+    pub started_at_ms: u64,
+    /// When the server ends it by itself.
+    pub expires_at_ms: Option<u64>,
+}
+
+impl Holding {
+    fn of_entry(entry: &Entry, journal: &Journal) -> Self {
+        let lives = journal.owner_lives(entry);
+        Self {
+            job: Some(entry.job.clone()),
+            project: Some(entry.project.clone()),
+            run: Some(entry.run.clone()),
+            place: Place::Modal,
+            sandbox: entry.sandbox.clone(),
+            lease: Some(entry.lease.as_str().to_owned()),
+            state: Some(entry.state),
+            standing: if lives { Standing::InUse } else { Standing::Leftover },
+            pid: Some(entry.pid),
+            started_at_ms: entry.intended_at_ms,
+            expires_at_ms: Some(entry.expires_at_ms),
+        }
+    }
+
+    fn of_listed(listed: &Listed, standing: Standing) -> Self {
+        let tag = |name| listed.tags.get(name).cloned();
+        Self {
+            job: tag(tag::JOB),
+            project: tag(tag::PROJECT),
+            run: tag(tag::RUN),
+            place: Place::Modal,
+            sandbox: Some(listed.sandbox.clone()),
+            lease: tag(tag::LEASE),
+            state: None,
+            standing,
+            pid: None,
+            started_at_ms: listed.created_at_ms,
+            expires_at_ms: tag(tag::EXPIRES).and_then(|seconds| seconds.parse::<u64>().ok()).map(|s| s * 1000),
+        }
+    }
+}
+
+/// What the journal here says is held, oldest first. Asks nobody.
+pub async fn journalled(journal: &Journal) -> Result<Vec<Holding>, JournalError> {
+    Ok(journal.unsettled().await?.iter().map(|entry| Holding::of_entry(entry, journal)).collect())
+}
+
+/// The same and what else lives on the server, whoever made it.
+pub async fn everything(sweeper: &Sweeper) -> Result<Vec<Holding>, SweepError> {
+    let mut holdings = journalled(&sweeper.journal).await?;
+    let known: BTreeSet<String> = holdings.iter().filter_map(|holding| holding.lease.clone()).collect();
+    for listed in sweeper.sandboxes.list(&sweeper.environment, &[]).await? {
+        if listed.tags.get(tag::LEASE).is_some_and(|lease| known.contains(lease)) {
+            continue;
+        }
+        let standing = sweeper.standing(&listed).await?;
+        holdings.push(Holding::of_listed(&listed, standing));
+    }
+    Ok(holdings)
+}
+
+/// How an attempt to stop something ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    Ended,
+    /// The server does not know it any more.
+    WasGone,
+    /// Its accel lives and has asked for it, but has no answer yet.
+    NotCreatedYet,
+}
+
+/// Ends the sandbox of one lease.
+pub async fn stop(sweeper: &Sweeper, entry: &Entry) -> Result<Stopped, SweepError> {
+    let Some(sandbox) = &entry.sandbox else {
+        // Whether a dead accel's call made a sandbox is for the sweep to find out.
+        return Ok(Stopped::NotCreatedYet);
+    };
+    // First, so that no sweep of another accel comes in between.
+    let mut lease = sweeper.journal.take_over(entry).await?;
+    if let Some(lease) = &mut lease {
+        lease.stopping().await?;
+    }
+    let stopped = end(sweeper, sandbox).await?;
+    if let Some(lease) = lease {
+        let how = if stopped == Stopped::Ended { Settlement::Terminated } else { Settlement::Ended };
+        lease.settle(how).await?;
+    }
+    Ok(stopped)
+}
+
+/// Ends a sandbox that the journal here does not know.
+pub async fn end(sweeper: &Sweeper, sandbox: &str) -> Result<Stopped, ModalError> {
+    match sweeper.sandboxes.terminate(sandbox).await {
+        Ok(()) => Ok(Stopped::Ended),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(Stopped::WasGone),
+        Err(error) => Err(error),
+    }
+}

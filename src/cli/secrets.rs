@@ -1,0 +1,28 @@
+//! Which secrets a command could show by accident: those of its environment and of its jobs' dotenv files.
+
+use crate::plan::spec::Plan;
+use crate::redact::{Secrets, SecretsBuilder, Unmasked};
+use crate::workspace::dotenv;
+
+use super::ambient::Ambient;
+
+/// Files that cannot be read are left to the job that needs them, which says so.
+pub fn known(plan: &Plan, ambient: &Ambient) -> (Secrets, Vec<Unmasked>) {
+    let mut builder = SecretsBuilder::default();
+    for (name, value) in &ambient.variables.0 {
+        if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
+            builder = builder.variable(name, value);
+        }
+    }
+    let mut read: Vec<&[_]> = Vec::new();
+    for spec in plan.jobs.iter().map(|job| &job.spec).filter(|spec| !spec.dotenv.is_empty()) {
+        if read.contains(&spec.dotenv.as_slice()) {
+            continue;
+        }
+        read.push(&spec.dotenv);
+        for (name, value) in dotenv::read(&plan.root, &spec.dotenv).unwrap_or_default() {
+            builder = builder.variable(&name, &value);
+        }
+    }
+    builder.build()
+}
