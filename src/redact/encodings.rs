@@ -73,7 +73,7 @@ fn lower_url(value: &[u8]) -> Vec<u8> {
 /// Inside a JSON string; text that is not UTF-8 has no such form.
 fn json(value: &[u8]) -> Vec<u8> {
     let quoted = std::str::from_utf8(value).ok().and_then(|text| serde_json::to_string(text).ok());
-    quoted.map(|quoted| quoted[1..quoted.len() - 1].as_bytes().to_vec()).unwrap_or_default()
+    quoted.map(|quoted| quoted.as_bytes()[1..quoted.len() - 1].to_vec()).unwrap_or_default()
 }
 
 /// Inside single quotes of a shell.

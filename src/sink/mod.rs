@@ -7,6 +7,7 @@
 mod drive;
 mod json;
 mod mask;
+mod record;
 pub mod terminal;
 
 use std::io;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use drive::{SinkFailure, SinkThread, drive, start};
 pub use json::JsonSink;
+pub use record::RecordSink;
 pub use terminal::TerminalSink;
 
 use crate::event::Stamped;

@@ -6,7 +6,8 @@
 //!
 //! | path | owner |
 //! |---|---|
-//! | `<state>/accel.db` | [`database`]; its tables: [`journal`], [`remembered`] |
+//! | `<state>/accel.db` | [`database`]; its tables: [`journal`], [`remembered`], [`runs`] |
+//! | `<state>/logs/` | [`runs`]; the format of a file: [`log`] |
 //! | `<state>/host`, `<state>/owners/` | [`journal`] |
 //! | `<cache>/environments/v1/` | [`crate::backend::local::environment`] |
 //! | `<cache>/tools/uv/<version>/` | [`crate::backend::local::environment`] |
@@ -15,7 +16,9 @@ pub mod database;
 pub mod directories;
 pub mod journal;
 pub mod lock;
+pub mod log;
 pub mod remembered;
+pub mod runs;
 
 pub use database::{Database, DatabaseError};
 pub use directories::{Directories, DirectoryError};
