@@ -57,7 +57,7 @@ pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     let ends =
         |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'));
-    SECRET_ENDS.iter().any(|end| ends(end)) || SECRET_WORDS.iter().any(|word| name.contains(word))
+    SECRET_ENDS.iter().copied().any(ends) || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
 /// The values to hide. Cheap to clone; never prints them.
@@ -170,6 +170,8 @@ impl SecretsBuilder {
         let patterns: Vec<Vec<u8>> = patterns.into_iter().collect();
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::Standard)
+            // Secrets begin like any other text: looking for candidates first was measured five times slower.
+            .prefilter(false)
             .kind(kind(&patterns))
             .build(&patterns)
             .expect("patterns fit an automaton: values of files that were read whole");
