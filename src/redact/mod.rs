@@ -55,8 +55,7 @@ const SECRET_WORDS: [&str; 4] = ["SECRET", "PASSWORD", "PRIVATE_KEY", "ACCESS_TO
 /// Whether a variable of this name holds a secret: `HF_TOKEN`, `DB_PASSWORD`, `AWS_SECRET_ACCESS_KEY`, `OPENAI_API_KEY`.
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    let ends =
-        |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'));
+    let ends = |end: &str| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'));
     SECRET_ENDS.iter().copied().any(ends) || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 

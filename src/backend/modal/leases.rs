@@ -62,7 +62,9 @@ impl Holding {
             standing,
             pid: None,
             started_at_ms: listed.created_at_ms,
-            expires_at_ms: tag(tag::EXPIRES).and_then(|seconds| seconds.parse::<u64>().ok()).map(|s| s * 1000),
+            expires_at_ms: tag(tag::EXPIRES)
+                .and_then(|seconds| seconds.parse::<u64>().ok())
+                .map(|s| s * 1000),
         }
     }
 }

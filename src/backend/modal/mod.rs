@@ -5,6 +5,7 @@
 //! user's credentials and options as the official SDK reads them; [`image`] turns an image into the requests that
 //! the official SDK would send. Nothing outside this folder sees a message of the wire.
 
+pub mod account;
 pub mod auth_token;
 pub mod clock;
 pub mod connect;
@@ -12,6 +13,7 @@ pub mod control_plane;
 pub mod error;
 pub mod identity;
 pub mod image;
+pub mod leases;
 pub mod method;
 pub mod retry;
 pub mod router;
