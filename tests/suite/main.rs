@@ -16,6 +16,7 @@ mod cli_init;
 mod cli_surroundings;
 mod config_diagnostics;
 mod config_load;
+mod config_schema;
 mod container;
 mod environment;
 mod examples;
