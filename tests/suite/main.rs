@@ -28,12 +28,15 @@ mod terminal;
 #[path = "../support/fake_modal/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "a library for every topic; each uses its part")]
 mod fake_modal;
+#[path = "../support/official_sdk.rs"]
+mod official_sdk;
 #[path = "../support/python.rs"]
 mod python;
 
 mod modal_cli;
 mod modal_images;
 mod modal_sdk;
+mod modal_sdk_faults;
 mod modal_settings;
 mod modal_transport;
 mod modal_wire;

@@ -1,56 +1,7 @@
 //! The official SDK against the tests' Modal: a client that we did not write holds it honest.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use crate::fake_modal::{Build, BuildEnd, FakeModal};
-use crate::python;
-
-/// Runs a program of the official SDK; what it prints comes back. Its folder is where it runs.
-struct Program<'a> {
-    interpreter: PathBuf,
-    modal: &'a FakeModal,
-    folder: tempfile::TempDir,
-    variables: Vec<(&'static str, &'static str)>,
-}
-
-impl<'a> Program<'a> {
-    fn new(modal: &'a FakeModal) -> Option<Self> {
-        let interpreter = python::with_modal()?;
-        Some(Self { interpreter, modal, folder: tempfile::tempdir().unwrap(), variables: Vec::new() })
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn run(&self, script: &str) -> String {
-        let output = Command::new(&self.interpreter)
-            .args(["-c", script])
-            .current_dir(self.folder.path())
-            .env_clear()
-            .env("HOME", self.folder.path())
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .envs(self.modal.variables())
-            .envs(self.variables.iter().copied())
-            .output()
-            .unwrap();
-        let (stdout, stderr) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{stdout}\n{stderr}");
-        stdout.into_owned()
-    }
-}
-
-const BEGINNING: &str = "
-import modal
-app = modal.App.lookup('sdk', create_if_missing=True)
-image = modal.Image.debian_slim('3.12').uv_pip_install('numpy')
-";
-
-fn begin(rest: &str) -> String {
-    format!("{BEGINNING}{rest}")
-}
+use crate::official_sdk::{Program, begin};
 
 #[test]
 fn commands_run_with_input_output_and_exit_codes() {
@@ -198,4 +149,118 @@ except Exception as error:
     assert!(printed.contains("fetching"), "{printed}");
     assert!(printed.ends_with("built\n\nImageBuildError True\n"), "{printed}");
     assert_eq!(modal.calls_of("ImageJoinStreaming").len(), 2);
+}
+
+#[test]
+fn volumes_are_read_and_written_from_outside() {
+    let modal = FakeModal::serve().lenient();
+    let Some(program) = Program::new(&modal) else { return };
+    std::fs::write(program.path().join("local.txt"), "from outside\n").unwrap();
+    for version in [1, 2] {
+        let printed = program.run(&begin(&format!(
+            "
+volume = modal.Volume.from_name('v{version}', create_if_missing=True, version={version})
+with volume.batch_upload() as batch:
+    batch.put_file('local.txt', '/in/file.txt')
+sandbox = modal.Sandbox.create(app=app, image=image, volumes={{'/vol': volume}}, timeout=60)
+process = sandbox.exec('sh', '-c', 'cat /vol/in/file.txt; echo made > /vol/out.txt')
+print(process.stdout.read(), process.wait())
+sandbox.reload_volumes()
+sandbox.terminate()
+print(sorted(entry.path for entry in volume.listdir('/', recursive=True)))
+print(b''.join(volume.read_file('out.txt')))
+volume.remove_file('out.txt')
+print([entry.path for entry in volume.listdir('/')])
+"
+        )));
+        assert_eq!(
+            printed, "from outside\n 0\n['in', 'in/file.txt', 'out.txt']\nb'made\\n'\n['in']\n",
+            "version {version}"
+        );
+    }
+}
+
+#[test]
+fn a_terminal_has_a_size_and_joins_the_streams() {
+    let modal = FakeModal::serve().lenient();
+    let Some(program) = Program::new(&modal) else { return };
+    let printed = program.run(&begin(
+        "
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=60)
+process = sandbox.exec('sh', '-c', 'test -t 0 && test -t 1 && echo terminal; echo problem >&2; exit 5', pty=True)
+print(repr(process.stdout.read()), process.wait())
+sandbox.terminate()
+",
+    ));
+    assert_eq!(printed, "'terminal\\r\\nproblem\\r\\n' 5\n");
+}
+
+#[test]
+fn lives_and_commands_have_limits() {
+    let modal = FakeModal::serve().lenient();
+    let Some(program) = Program::new(&modal) else { return };
+    let printed = program.run(&begin(
+        "
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=2)
+try:
+    sandbox.exec('sleep', '600').wait()
+except modal.exception.NotFoundError:
+    print('gone')
+print(sandbox.poll())
+idle = modal.Sandbox.create(app=app, image=image, timeout=60, idle_timeout=1)
+idle.wait()
+print(idle.returncode)
+main = modal.Sandbox.create('sh', '-c', 'exit 6', app=app, image=image, timeout=60)
+main.wait()
+print(main.returncode)
+",
+    ));
+    assert_eq!(printed, "gone\n124\n0\n6\n");
+    assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn ended_sandboxes_leave_no_process() {
+    let modal = FakeModal::serve().lenient();
+    let Some(program) = Program::new(&modal) else { return };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // A process that left its group keeps a connection open; it is gone when the connection ends.
+    program.run(&begin(&format!(
+        "
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=60)
+hold = \"import socket, time; s = socket.create_connection(('127.0.0.1', {port})); print('up', flush=True); time.sleep(600)\"
+process = sandbox.exec('python3', '-c', f'import subprocess, sys; subprocess.run([sys.executable, \"-c\", {{hold!r}}], start_new_session=True)')
+next(iter(process.stdout))
+sandbox.terminate()
+"
+    )));
+    let mut connection = listener.accept().unwrap().0;
+    connection.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    assert_eq!(std::io::Read::read(&mut connection, &mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn round_trips_are_counted_as_the_official_client_makes_them() {
+    let modal = FakeModal::serve().lenient();
+    modal.delay(std::time::Duration::from_millis(100));
+    let Some(program) = Program::new(&modal) else { return };
+    std::fs::write(program.path().join("file.txt"), "x").unwrap();
+    let script = begin(
+        "
+image = image.add_local_file('file.txt', '/workspace/file.txt')
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=60, workdir='/workspace')
+process = sandbox.exec('echo', 'hi')
+print(process.stdout.read(), process.wait())
+sandbox.terminate()
+",
+    );
+    program.run(&script);
+    modal.forget_calls();
+    program.run(&script);
+    // Ten with the termination that follows the exit code, for two layers.
+    assert_eq!(modal.sequential_round_trips(), 9);
+    modal.forget_calls();
+    program.run(&script.replace("workdir=", "gpu='T4', workdir="));
+    assert_eq!(modal.sequential_round_trips(), 10);
 }

@@ -554,6 +554,31 @@ impl ModalClient for ControlPlane {
         self.answer(response)
     }
 
+    async fn volume_put_files(&self, request: Request<wire::VolumePutFilesRequest>) -> Answer<()> {
+        storage::put_volume_files(&self.state(), &request.into_inner())?;
+        self.answer(())
+    }
+
+    async fn volume_put_files2(
+        &self,
+        request: Request<wire::VolumePutFiles2Request>,
+    ) -> Answer<wire::VolumePutFiles2Response> {
+        let response = storage::put_volume_blocks(&self.state(), &request.into_inner())?;
+        self.answer(response)
+    }
+
+    async fn volume_remove_file(&self, request: Request<wire::VolumeRemoveFileRequest>) -> Answer<()> {
+        let request = request.into_inner();
+        storage::remove_volume_file(&self.state(), &request.volume_id, &request.path)?;
+        self.answer(())
+    }
+
+    async fn volume_remove_file2(&self, request: Request<wire::VolumeRemoveFile2Request>) -> Answer<()> {
+        let request = request.into_inner();
+        storage::remove_volume_file(&self.state(), &request.volume_id, &request.path)?;
+        self.answer(())
+    }
+
     async fn proxy_get(&self, request: Request<wire::ProxyGetRequest>) -> Answer<wire::ProxyGetResponse> {
         let name = request.into_inner().name;
         let proxy_id = self.state().id("pr", &name);

@@ -29,8 +29,10 @@ pub enum Fault {
     Status(Status),
     /// No answer, ever, and nothing done.
     Silence,
-    /// Answered this much later.
+    /// Done this much later.
     Slow(Duration),
+    /// Done at once, answered this much later.
+    LateAnswer(Duration),
     /// Done, but the answer never leaves: the stream is reset.
     AnswerLost,
     /// Done, but instead of an answer all connections to the service close.
@@ -121,11 +123,21 @@ where
                 Some(Fault::Silence) => std::future::pending().await,
                 Some(Fault::Status(status)) => status.clone().into_http(),
                 _ if admitted.is_err() => admitted.unwrap_err().into_http(),
-                Some(Fault::Slow(longer)) => {
-                    tokio::time::sleep(*longer).await;
-                    inner.call(http::Request::from_parts(parts, body)).await?
+                fault => {
+                    let (before, after) = match fault {
+                        Some(Fault::Slow(longer)) => (*longer, Duration::ZERO),
+                        Some(Fault::LateAnswer(longer)) => (Duration::ZERO, *longer),
+                        _ => (Duration::ZERO, Duration::ZERO),
+                    };
+                    // A client that gives up does not stop the server.
+                    let work = tokio::spawn(async move {
+                        tokio::time::sleep(before).await;
+                        inner.call(http::Request::from_parts(parts, body)).await
+                    });
+                    let response = work.await.expect("handlers do not panic")?;
+                    tokio::time::sleep(after).await;
+                    response
                 }
-                _ => inner.call(http::Request::from_parts(parts, body)).await?,
             };
             if let Some(code) = status_of(response.headers()) {
                 entry.answered(code);

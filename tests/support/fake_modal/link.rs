@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -70,7 +71,9 @@ async fn forward(mut client: TcpStream, target: SocketAddr, mut weather: watch::
 }
 
 /// Serves until the runtime ends.
-pub fn serve<S>(listener: TcpListener, service: S)
+///
+/// Connections older than `age` are told to go away, politely.
+pub fn serve<S>(listener: TcpListener, service: S, age: Option<Duration>)
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
         + NamedService
@@ -80,6 +83,10 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
-    let serving = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+    let mut server = Server::builder();
+    if let Some(age) = age {
+        server = server.max_connection_age(age);
+    }
+    let serving = server.add_service(service).serve_with_incoming(TcpIncoming::from(listener));
     tokio::spawn(async move { serving.await.unwrap() });
 }

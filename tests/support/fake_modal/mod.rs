@@ -80,12 +80,21 @@ impl FakeModal {
 
     /// Starts serving; everything ends with the returned value.
     pub fn serve() -> Self {
+        Self::serve_with(None)
+    }
+
+    /// Tells connections to go away when they are this old.
+    pub fn with_connection_age(age: Duration) -> Self {
+        Self::serve_with(Some(age))
+    }
+
+    fn serve_with(age: Option<Duration>) -> Self {
         let (ready, started) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new().name("fake modal".into()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let served = Served::start().await;
+                let served = Served::start(age).await;
                 ready.send(served).unwrap();
                 let _ = stopped.await;
             });
@@ -302,7 +311,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start() -> Self {
+    async fn start(age: Option<Duration>) -> Self {
         use generated::client::modal_client_server::ModalClientServer;
         use generated::task_command_router::task_command_router_server::TaskCommandRouterServer;
 
@@ -317,14 +326,12 @@ impl Served {
             .max_encoding_message_size(usize::MAX);
         let service =
             faults::Faulty::new(service, state.clone(), control_plane_link.clone(), control_plane::admit);
-        link::serve(control_plane_listener, service);
+        link::serve(control_plane_listener, service, age);
         let service = TaskCommandRouterServer::new(router::Router(state.clone()))
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
-        link::serve(
-            router_listener,
-            faults::Faulty::new(service, state.clone(), router_link.clone(), |_, _, _| Ok(())),
-        );
+        let service = faults::Faulty::new(service, state.clone(), router_link.clone(), |_, _, _| Ok(()));
+        link::serve(router_listener, service, age);
         tokio::spawn(blob_store::serve(blob_listener, state.clone()));
         Self { addresses, state, control_plane_link, router_link }
     }

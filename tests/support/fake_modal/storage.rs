@@ -229,3 +229,59 @@ pub fn join_parts(state: &mut State, id: &str) -> String {
     state.blobs.insert(id.to_owned(), parts.concat().into());
     format!("{}-{}", hex(&Md5::digest(&digests)), parts.len())
 }
+
+fn write_volume_file(folder: &std::path::Path, path: &str, content: &[u8]) -> Result<(), Status> {
+    let place = folder.join(path.trim_start_matches('/'));
+    let parent = place.parent().unwrap_or(folder);
+    std::fs::create_dir_all(parent)
+        .and_then(|()| std::fs::write(&place, content))
+        .map_err(|error| Status::internal(error.to_string()))
+}
+
+pub fn put_volume_files(state: &State, request: &wire::VolumePutFilesRequest) -> Result<(), Status> {
+    let folder = state.volume_folder(&request.volume_id);
+    for file in &request.files {
+        let content = std::fs::read(state.content_path(&file.sha256_hex));
+        let content = content.map_err(|_| Status::failed_precondition("content not uploaded"))?;
+        write_volume_file(&folder, &file.filename, &content)?;
+    }
+    Ok(())
+}
+
+/// Asks for the blocks that it lacks; writes the files once there are none.
+pub fn put_volume_blocks(
+    state: &State,
+    request: &wire::VolumePutFiles2Request,
+) -> Result<wire::VolumePutFiles2Response, Status> {
+    let mut missing_blocks = Vec::new();
+    for (file_index, file) in (0..).zip(&request.files) {
+        for (block_index, block) in (0..).zip(&file.blocks) {
+            let hash = hex(&block.contents_sha256);
+            if !state.blobs.contains_key(&hash) {
+                let put_url = state.blob_url(&format!("blob/{hash}"));
+                missing_blocks.push(wire::volume_put_files2_response::MissingBlock {
+                    file_index,
+                    block_index,
+                    put_url,
+                });
+            }
+        }
+    }
+    if missing_blocks.is_empty() {
+        let folder = state.volume_folder(&request.volume_id);
+        for file in &request.files {
+            let blocks = file.blocks.iter().map(|block| state.blobs[&hex(&block.contents_sha256)].clone());
+            let mut content = blocks.collect::<Vec<_>>().concat();
+            content.resize(usize::try_from(file.size).unwrap_or(0), 0);
+            write_volume_file(&folder, &file.path, &content)?;
+        }
+    }
+    Ok(wire::VolumePutFiles2Response { missing_blocks })
+}
+
+pub fn remove_volume_file(state: &State, id: &str, path: &str) -> Result<(), Status> {
+    let place = state.volume_folder(id).join(path.trim_start_matches('/'));
+    std::fs::remove_file(&place)
+        .or_else(|_| std::fs::remove_dir_all(&place))
+        .map_err(|_| Status::not_found("No such file"))
+}
