@@ -69,11 +69,11 @@ impl<'a> LentTerminal<'a> {
     /// it does when the terminal it was stopped for is accel's to lend by now.
     pub(super) fn follow_stop(&self) -> Duration {
         let lent = self.supervisor.before_lending().is_some();
+        let stopped_for_want_of_it = tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp());
         let modes_of_job = tcgetattr(stdin()).ok();
         self.supervisor.take_terminal_back();
         let Ok(own_modes) = tcgetattr(stdin()) else { return Duration::ZERO };
-        let now_in_foreground = tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp());
-        let suspended = match nobody_would_continue() || (!lent && now_in_foreground) {
+        let suspended = match nobody_would_continue() || stopped_for_want_of_it {
             true => Duration::ZERO,
             false => suspended_by(|| _ = kill_current_process_group(Signal::STOP)),
         };
