@@ -3,6 +3,7 @@
 //! Everything below the command line gets it as plain data from here; nothing else in the library asks the
 //! environment, the working folder or the terminal.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,14 @@ pub struct Variables(pub Vec<(OsString, OsString)>);
 impl Variables {
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Those that are text.
+    pub fn texts(&self) -> BTreeMap<String, String> {
+        let text = |(name, value): &(OsString, OsString)| {
+            Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
+        };
+        self.0.iter().filter_map(text).collect()
     }
 
     /// The value where it is set, not empty and text.

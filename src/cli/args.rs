@@ -161,6 +161,30 @@ Examples:
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
 
+    /// Show what runs on Modal: jobs, sandboxes, how long yet
+    Ps,
+
+    /// Stop what runs on Modal
+    #[command(after_help = "\
+Examples:
+  accel stop test            the sandboxes of a job of this project
+  accel stop 3f2a9c10        those of a run
+  accel stop sb-…            one sandbox")]
+    Stop(StopArgs),
+
+    /// Show what jobs on Modal printed
+    #[command(after_help = "\
+Examples:
+  accel logs test            the newest run of a job
+  accel logs -f test         and what it prints from now on
+  accel logs 3f2a9c10        all jobs of a run")]
+    Logs(LogsArgs),
+
+    /// End what interrupted runs left on Modal, and remove old logs
+    ///
+    /// Ends only sandboxes of this machine whose accel is gone. Every run does this too for what it finds at once.
+    Prune(PruneArgs),
+
     /// Print the JSON Schema of accel.toml, for editors
     Schema,
 
@@ -309,6 +333,36 @@ pub struct ImagePruneArgs {
     #[arg(long)]
     pub all: bool,
     /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Jobs, runs (8 characters are enough) or sandboxes
+    #[arg(required = true, value_name = "WHAT")]
+    pub targets: Vec<String>,
+    /// Also a sandbox that this machine did not make, named by its full id
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// A job, or a run (8 characters are enough)
+    #[arg(value_name = "WHAT")]
+    pub target: String,
+    /// Go on until the job ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Logs older than this [default: 14d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub older_than: Option<Duration>,
+    /// Say what would go, and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

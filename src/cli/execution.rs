@@ -18,7 +18,9 @@ use crate::plan::spec::Plan;
 use crate::process::{Ownership, Supervisor};
 use crate::redact::Secrets;
 use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
-use crate::sink::{self, JsonSink, Sink, TerminalSink};
+use crate::sink::{self, JsonSink, RecordSink, Sink, TerminalSink};
+use crate::store::Database;
+use crate::store::runs::Runs;
 
 use super::ambient::{Ambient, ColorWish};
 use super::context::Context;
@@ -67,7 +69,10 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     if plan.jobs.len() > 1 || context.printer.format == Format::Json {
         unmasked.iter().for_each(|unmasked| context.printer.warning(&unmasked.text()));
     }
-    let summary = watched(context, &supervisor, secrets, async |emitter, cancel| {
+    let runs = Runs::new(Database::new(context.ambient.directories(folder)));
+    let record = RecordSink::new(runs, plan.project.as_str(), plan.root.to_string_lossy());
+    let beside = Beside { secrets, sinks: vec![Box::new(record)] };
+    let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch());
         let decide = routing::decide(&plan, &gatherer).await;
         engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
@@ -75,18 +80,28 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     Ok(engine::exit_code(&plan, &summary))
 }
 
-/// Does `work` while sinks show its events, without `secrets`, and signals climb the ladder.
+/// What goes with the showing of events.
+pub struct Beside {
+    /// Shown by no sink.
+    pub secrets: Secrets,
+    /// Sinks other than the one that shows.
+    pub sinks: Vec<Box<dyn Sink>>,
+}
+
+/// Does `work` while sinks show its events, and signals climb the ladder.
 pub fn watched<T>(
     context: &Context<'_>,
     supervisor: &Supervisor,
-    secrets: Secrets,
+    beside: Beside,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
     let runtime = runtime()?;
     let (emitter, receiver) = event::channel();
     let shown = sink(&context.printer, context.ambient).map_err(cannot)?;
-    let thread = sink::start(receiver, vec![shown], secrets).map_err(cannot)?;
+    let mut sinks = vec![shown];
+    sinks.extend(beside.sinks);
+    let thread = sink::start(receiver, sinks, beside.secrets).map_err(cannot)?;
     let source = CancelSource::default();
     let done = runtime.block_on(async {
         let signals = Signals::listen(IgnoredSignals::of_this_process())?;

@@ -4,12 +4,14 @@
 //! ([`error`]) and the only writer of command results ([`printer`]). Each command is one file of `commands`:
 //! parse → one operation → print. The meaning of jobs, images and runs is left to the layers below.
 
+pub mod account;
 pub mod ambient;
 pub mod args;
 pub mod commands;
 pub mod context;
 pub mod error;
 pub mod execution;
+pub mod held;
 mod init;
 pub mod not_built;
 pub mod printer;
@@ -53,6 +55,10 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
         Command::Explain(args) => commands::explain::run(args, context),
         Command::Image(command) => commands::image::run(command, context),
         Command::Sync(args) => commands::sync::run(args, context),
+        Command::Ps => commands::ps::run(context),
+        Command::Stop(args) => commands::stop::run(args, context),
+        Command::Logs(args) => commands::logs::run(args, context),
+        Command::Prune(args) => commands::prune::run(args, context),
         Command::Init(args) => commands::init::run(args, context),
         Command::Schema => commands::schema::run(context),
         Command::Completions { shell } => commands::completions::run(*shell, context),

@@ -361,6 +361,22 @@ impl Journal {
         Ok(self.0.database.write(Durability::Process, forget).await?)
     }
 
+    /// Removes lock files of dead owners that left nothing.
+    pub async fn remove_dead_owners(&self) -> Result<(), JournalError> {
+        let Ok(folder) = fs::read_dir(self.0.database.directories().state_path().join("owners")) else {
+            return Ok(());
+        };
+        for path in folder.filter_map(|entry| Some(entry.ok()?.path())) {
+            let Some(owner) = path.file_stem().and_then(|name| name.to_str()) else { continue };
+            if let Ok(Some(dead)) = Lock::try_exclusive(&path)
+                && self.unsettled_of(owner).await? == 0
+            {
+                let _ = dead.remove();
+            }
+        }
+        Ok(())
+    }
+
     /// A word for this machine and user in tags: random, so that it tells nothing about either. Machines that
     /// share a home have different ones.
     pub fn host(&self) -> String {

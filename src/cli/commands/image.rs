@@ -16,7 +16,7 @@ use crate::cli::Outcome;
 use crate::cli::args::{ImageBuildArgs, ImageCommand, ImagePruneArgs};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution;
+use crate::cli::execution::{self, Beside};
 use crate::cli::printer::{Format, Style};
 use crate::cli::project::Project;
 use crate::cli::secrets;
@@ -120,7 +120,8 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
     let mut failures: Vec<Failure> = Vec::new();
     let mut made = 0;
     let (secrets, _) = secrets::known(&plan, context.ambient);
-    execution::watched(context, &supervisor, secrets, async |emitter, source| {
+    let beside = Beside { secrets, sinks: Vec::new() };
+    execution::watched(context, &supervisor, beside, async |emitter, source| {
         for image in images.iter().filter(|image| image.local.engine == LocalEngine::Venv) {
             match make(&makers, image, &project, &emitter, source, freshness).await {
                 Ok(()) => made += 1,

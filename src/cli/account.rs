@@ -1,0 +1,29 @@
+//! The user's account of Modal as this machine knows it: settings, credentials, and how it introduces itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::backend::modal::identity::Machine;
+use crate::backend::modal::settings::{self, Settings, SettingsError};
+
+/// Where the user's settings are, and what they say.
+pub fn load(variables: &BTreeMap<String, String>) -> (PathBuf, Result<Settings, SettingsError>) {
+    let home = variables.get("HOME").map(PathBuf::from).unwrap_or_default();
+    let path = settings::config_path(&home, variables);
+    let text = std::fs::read_to_string(&path).ok();
+    let settings = Settings::load(&path, text.as_deref(), variables);
+    (path, settings)
+}
+
+/// This machine as `uname` names it.
+pub fn machine() -> Machine {
+    let name = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let system = text(name.sysname());
+    Machine {
+        node: text(name.nodename()),
+        system: if system == "Darwin" { "macOS".to_owned() } else { system },
+        release: text(name.release()),
+        arch: text(name.machine()),
+    }
+}
