@@ -1,5 +1,6 @@
 //! Commands around Modal as a user types them: what travels, whether Modal is ready, what a run costs.
 
+use crate::fake_modal::{FakeModal, Fault};
 use crate::world::World;
 
 const TREE: &str = r#"version = 1
@@ -128,4 +129,117 @@ fn the_users_own_ignore_file_counts() {
     std::fs::write(world.home().join(".gitconfig"), "[core]\nexcludesFile = ~/ignored\n").unwrap();
     std::fs::write(world.home().join("ignored"), "*.py\n").unwrap();
     world.accel(["sync", "--plan", "src/main.py"]).run().code(0).stdout_has("ignored:1: *.py");
+}
+
+/// A world with a token, whose server is somewhere.
+fn account(server: &str) -> World {
+    World::new()
+        .file("accel.toml", "version = 1\n[jobs.test]\nrun = 'true'\n")
+        .env("MODAL_TOKEN_ID", "ak-test")
+        .env("MODAL_TOKEN_SECRET", "as-test")
+        .env("MODAL_SERVER_URL", server)
+}
+
+/// Modal's lines of `accel doctor`.
+fn doctor(world: &World, code: i32) -> String {
+    let doctor = world.accel(["doctor"]).run();
+    doctor.code(code).stdout_lacks("as-test").stderr_lacks("as-test");
+    let text = doctor.redact(&doctor.stdout_text());
+    let from = text.lines().skip_while(|line| !line.get(6..).is_some_and(|rest| rest.starts_with("modal")));
+    from.map(|line| line.to_owned() + "\n").collect()
+}
+
+#[test]
+fn doctor_without_a_token_is_content() {
+    let world = World::new().file("accel.toml", TREE);
+    let lines = doctor(&world, 0);
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.starts_with("ok    modal"), "{lines}");
+    assert!(lines.contains("modal token new") && lines.contains("[WORLD]/home/.modal.toml"), "{lines}");
+}
+
+#[test]
+fn doctor_names_what_is_wrong_with_settings() {
+    let half = World::new().env("MODAL_TOKEN_ID", "ak-test");
+    insta::assert_snapshot!(doctor(&half, 125), @r"
+    fail  modal token    MODAL_TOKEN_ID is set and MODAL_TOKEN_SECRET is not
+                         set MODAL_TOKEN_SECRET too, or unset MODAL_TOKEN_ID
+    ");
+    let broken = World::new();
+    std::fs::write(broken.home().join(".modal.toml"), "[default]\ntoken_id = \"as-test\n").unwrap();
+    let lines = doctor(&broken, 125);
+    assert!(lines.contains(".modal.toml is not valid TOML: line 2"), "{lines}");
+}
+
+#[test]
+fn doctor_tells_the_account_behind_a_token() {
+    let modal = FakeModal::serve();
+    let lines = doctor(&account(&modal.url()), 0).replace(&modal.url(), "[SERVER]");
+    let workspace = modal.state().workspace.clone();
+    let builder = modal.state().builder.clone();
+    assert!(lines.contains("ok    modal token      MODAL_TOKEN_ID and MODAL_TOKEN_SECRET\n"), "{lines}");
+    assert!(lines.contains("modal server     [SERVER] answers in "), "{lines}");
+    assert!(lines.contains(&format!("ok    modal workspace  {workspace}\n")), "{lines}");
+    assert!(
+        lines.contains(&format!("ok    modal builder    {builder} in the default environment\n")),
+        "{lines}"
+    );
+    let made: Vec<_> = modal.calls().into_iter().map(|call| call.method).collect();
+    for method in ["ClientHello", "WorkspaceNameLookup", "EnvironmentGetOrCreate", "AuthTokenGet"] {
+        assert_eq!(made.iter().filter(|made| **made == method).count(), 1, "{method} in {made:?}");
+    }
+}
+
+#[test]
+fn doctor_says_what_to_do_when_modal_refuses() {
+    let modal = FakeModal::serve();
+    modal.fail("ClientHello", [Fault::Status(tonic::Status::unauthenticated("Token ID is malformed"))]);
+    let lines = doctor(&account(&modal.url()), 125);
+    assert!(
+        lines.contains("fail  modal workspace  Modal refuses the credentials: Token ID is malformed"),
+        "{lines}"
+    );
+    assert!(lines.contains("modal token new"), "{lines}");
+}
+
+#[test]
+fn doctor_shows_warnings_and_missing_environments() {
+    let modal = FakeModal::serve();
+    let world = account(&modal.url()).env("MODAL_ENVIRONMENT", "nowhere");
+    let lines = doctor(&world, 125);
+    assert!(lines.contains("fail  modal builder    environment nowhere does not exist"), "{lines}");
+    assert!(lines.contains("MODAL_ENVIRONMENT"), "{lines}");
+    modal.fail(
+        "WorkspaceNameLookup",
+        [Fault::Status(tonic::Status::internal("no")).warning("Please%20update")],
+    );
+    let lines = doctor(&account(&modal.url()), 0);
+    assert!(lines.contains("warn  modal notice     Please update"), "{lines}");
+}
+
+#[test]
+fn doctor_knows_which_server_is_unreachable() {
+    let modal = FakeModal::serve();
+    let nobody = "http://127.0.0.1:9";
+    let lines = doctor(&account(nobody), 125);
+    assert!(lines.contains(&format!("fail  modal server   cannot connect to {nobody}")), "{lines}");
+    assert!(lines.contains("HTTPS_PROXY") && lines.contains("--on local"), "{lines}");
+    let lines = doctor(&account(&format!("{nobody},{}", modal.url())), 0);
+    assert!(lines.contains(&format!("warn  modal server     cannot connect to {nobody}")), "{lines}");
+    assert!(lines.contains("ok    modal workspace"), "{lines}");
+}
+
+#[test]
+fn doctor_does_not_wait_for_a_server_that_is_silent() {
+    let modal = FakeModal::serve();
+    modal.fail("ClientHello", [Fault::Silence]);
+    let lines = doctor(&account(&modal.url()), 125);
+    assert!(lines.contains("fail  modal workspace") && lines.contains("no answer within 2"), "{lines}");
+}
+
+#[test]
+fn doctor_shows_the_way_but_not_the_passwords_on_it() {
+    let world = account("http://127.0.0.1:9").env("HTTPS_PROXY", "http://me:hush@127.0.0.1:9");
+    let lines = doctor(&world, 125);
+    assert!(lines.contains("ok    modal network  HTTPS_PROXY=http://****@127.0.0.1:9\n"), "{lines}");
 }

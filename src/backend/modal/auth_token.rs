@@ -129,8 +129,17 @@ impl AuthTokens {
 
 /// When a JWT expires, since the Unix epoch; `None` if it does not say. Nothing is verified.
 pub fn expiry(token: &str) -> Option<Duration> {
+    time_claim(token, "exp")
+}
+
+/// When a JWT was made, since the Unix epoch, by the clock of who made it; `None` if it does not say.
+pub fn issued(token: &str) -> Option<Duration> {
+    time_claim(token, "iat")
+}
+
+fn time_claim(token: &str, name: &str) -> Option<Duration> {
     let payload = token.split('.').nth(1)?.trim_end_matches('=');
     let json = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&json).ok()?;
-    Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()
+    Duration::try_from_secs_f64(claims.get(name)?.as_f64()?).ok()
 }

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod image;
 pub mod leases;
 pub mod method;
+pub mod probe;
 pub mod retry;
 pub mod router;
 pub mod settings;

@@ -1,5 +1,7 @@
 //! `accel doctor`: what accel needs from this machine, whether it is there, and what to do where it is not.
 
+mod modal;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,11 +61,17 @@ impl Finding {
 pub fn run(context: &Context<'_>) -> Outcome {
     let (ambient, printer, folder) = (context.ambient, &context.printer, &context.folder()?);
     let runtime = runtime()?;
+    let project = Project::open(context);
+    let environment = project.as_ref().ok().and_then(|project| project.config.modal.environment.as_ref());
     let tools = Tools { ambient, folder, supervisor: Supervisor::new(Ownership::Process) };
-    let mut findings = vec![configuration(context)];
+    let mut findings = vec![configuration(&project)];
     findings.extend(runtime.block_on(tools.findings()));
     findings.extend(directories(ambient, folder));
     findings.extend(file_watching());
+    let environment = environment.map(|name| name.value.as_str());
+    findings.extend(runtime.block_on(modal::findings(ambient, environment)));
+    // A look-up of a name that hangs is not waited for.
+    runtime.shutdown_background();
     report(&findings, printer)?;
     let failed = findings.iter().any(|finding| finding.health == Health::Fail);
     Ok(if failed { exit_code::ACCEL_FAILED } else { 0 })
@@ -97,8 +105,8 @@ fn report(findings: &[Finding], printer: &Printer) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn configuration(context: &Context<'_>) -> Finding {
-    match Project::open(context) {
+fn configuration(project: &Result<Project, CommandError>) -> Finding {
+    match project {
         Ok(project) => {
             let (jobs, file) = (project.config.jobs.len(), project.file());
             Finding::ok("configuration", format!("{file}, {jobs} {}", if jobs == 1 { "job" } else { "jobs" }))
