@@ -264,3 +264,21 @@ sandbox.terminate()
     program.run(&script.replace("workdir=", "gpu='T4', workdir="));
     assert_eq!(modal.sequential_round_trips(), 10);
 }
+
+#[test]
+fn packages_of_an_image_are_installed_where_asked() {
+    let modal = FakeModal::serve().lenient().with_packages();
+    let Some(program) = Program::new(&modal) else { return };
+    let printed = program.run(
+        "
+import modal
+app = modal.App.lookup('sdk', create_if_missing=True)
+image = modal.Image.debian_slim('3.12').uv_pip_install('iniconfig==2.3.0').pip_install('six==1.17.0')
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=60)
+process = sandbox.exec('python', '-c', 'import iniconfig, six; print(six.__version__)')
+print(process.stdout.read(), process.stderr.read(), process.wait())
+sandbox.terminate()
+",
+    );
+    assert_eq!(printed, "1.17.0\n  0\n");
+}

@@ -602,7 +602,7 @@ impl ModalClient for ControlPlane {
             sources: Vec::new(),
             key,
         };
-        let sandbox_id = create.apply(&self.0)?;
+        let sandbox_id = create.apply(&self.0).await?;
         let metadata = Some(wire::SandboxHandleMetadata { result: None, app_id });
         self.answer(wire::SandboxCreateResponse { sandbox_id, metadata })
     }
@@ -625,7 +625,7 @@ impl ModalClient for ControlPlane {
             sources,
             key,
         };
-        let sandbox_id = create.apply(&self.0)?;
+        let sandbox_id = create.apply(&self.0).await?;
         // It answers when the sandbox has its place.
         let (mut placed, mut ended) = self.of(&sandbox_id, Version::V2, |it| (it.placed(), it.result()))?;
         tokio::select! {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use wire::generic_result::GenericStatus;
 
+use super::install::{self, Install};
 use super::state::{self, State};
 use super::{Shared, storage};
 
@@ -49,6 +50,8 @@ pub struct ImageRecord {
     pub workdir: String,
     /// Mounts whose files were copied into it.
     pub copied: Vec<String>,
+    /// Lines that install packages, of this layer and those below.
+    pub installs: Vec<Install>,
     builder: String,
     build: Build,
     built: bool,
@@ -65,6 +68,7 @@ impl ImageRecord {
             environment: BTreeMap::new(),
             workdir: "/".into(),
             copied: Vec::new(),
+            installs: Vec::new(),
             builder: builder.into(),
             build: Build { logs: Vec::new(), end: BuildEnd::Success },
             built: true,
@@ -125,11 +129,13 @@ pub fn get_or_create(
                 environment: parent.environment.clone(),
                 workdir: parent.workdir.clone(),
                 copied: parent.copied.clone(),
+                installs: parent.installs.clone(),
                 ..ImageRecord::empty(&request.builder_version)
             }
         }
     };
     record.apply(&image.dockerfile_commands, &image.context_mount_id);
+    record.installs.extend(install::installs(&image));
     let forced = request.force_build;
     // The app and the flags say nothing about what is built.
     let identity =

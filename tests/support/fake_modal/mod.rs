@@ -14,6 +14,7 @@ mod call;
 mod control_plane;
 mod faults;
 mod image;
+mod install;
 mod link;
 mod process;
 mod router;
@@ -115,6 +116,13 @@ impl FakeModal {
     #[must_use]
     pub fn lenient(self) -> Self {
         self.state().lenient = true;
+        self
+    }
+
+    /// Python packages of images are really installed; see [`install`]. Needs Python and its package index.
+    #[must_use]
+    pub fn with_packages(self) -> Self {
+        self.state().install_packages = true;
         self
     }
 

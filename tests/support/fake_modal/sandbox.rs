@@ -15,7 +15,7 @@ use wire::generic_result::GenericStatus;
 use super::process::{self, Descriptor, Exec, Stream, Streams};
 use super::state::{self, State, now};
 use super::world::World;
-use super::{Shared, image, storage};
+use super::{Shared, image, install, storage};
 
 /// What every sandbox of accel carries.
 const TAGS: [&str; 6] =
@@ -117,6 +117,7 @@ pub struct Sandbox {
     /// Its id is unknown from now on.
     pub forgotten: bool,
     fate: Fate,
+    packages: Option<PathBuf>,
     environment: BTreeMap<String, String>,
     workdir: String,
     world: World,
@@ -136,7 +137,8 @@ pub struct Create {
 
 impl Create {
     /// Creates a sandbox, or finds the one that the same attempt made before.
-    pub fn apply(self, shared: &Shared) -> Result<String, Status> {
+    pub async fn apply(self, shared: &Shared) -> Result<String, Status> {
+        let packages = self.packages(shared).await?;
         let mut state = state::lock(shared);
         if let Some(id) = self.key.as_ref().and_then(|key| state.created.get(key)) {
             return Ok(id.clone());
@@ -147,7 +149,7 @@ impl Create {
             return Err(status);
         }
         let key = self.key.clone();
-        let sandbox = self.make(&mut state, fate)?;
+        let sandbox = self.make(&mut state, fate, packages)?;
         let id = sandbox.id.clone();
         if let Some(key) = key {
             state.created.insert(key, id.clone());
@@ -156,6 +158,21 @@ impl Create {
         drop(state);
         live(shared, &id);
         Ok(id)
+    }
+
+    /// The environment with the packages of its image.
+    async fn packages(&self, shared: &Shared) -> Result<Option<PathBuf>, Status> {
+        let installs = {
+            let state = state::lock(shared);
+            let image = state.images.get(&self.definition.image_id);
+            let installs = image.map_or_else(Vec::new, |image| image.installs.clone());
+            if state.install_packages { installs } else { Vec::new() }
+        };
+        if installs.is_empty() {
+            return Ok(None);
+        }
+        let made = tokio::task::spawn_blocking(move || install::environment(&installs)).await;
+        made.expect("installing does not panic").map(Some).map_err(Status::internal)
     }
 
     fn fate(&self, state: &mut State) -> Fate {
@@ -210,7 +227,7 @@ impl Create {
         self.definition.secret_ids.iter().chain(of_sources)
     }
 
-    fn make(self, state: &mut State, fate: Fate) -> Result<Sandbox, Status> {
+    fn make(self, state: &mut State, fate: Fate, packages: Option<PathBuf>) -> Result<Sandbox, Status> {
         let id = match self.version {
             Version::V1 => state.new_id("sb"),
             // Any other shape than that of V1 is V2.
@@ -242,6 +259,7 @@ impl Create {
             main: None,
             forgotten: false,
             fate,
+            packages,
             environment,
             workdir,
             world,
@@ -436,12 +454,13 @@ impl Sandbox {
         let workdir = self.world.place(workdir.unwrap_or(&self.workdir));
         let _ = std::fs::create_dir_all(&workdir);
         command.args(&arguments[1..]).current_dir(&workdir).env_clear();
-        command.env("PATH", search_path()).env("LANG", "C.UTF-8");
+        command.env("PATH", self.search_path()).env("LANG", "C.UTF-8");
+        command.envs(network_variables());
         command.env("HOME", self.world.place("/root")).env("TMPDIR", self.world.place("/tmp"));
         command.env("FAKE_MODAL_ROOT", self.root());
         command.env("MODAL_SANDBOX_ID", &self.id).env("MODAL_TASK_ID", &self.task_id);
         for (name, value) in self.environment.clone().into_iter().chain(environment) {
-            let value = value.replace("$PATH", &search_path());
+            let value = value.replace("$PATH", &self.search_path());
             command.env(name, self.world.rewrite(&value));
         }
         command
@@ -479,6 +498,13 @@ impl Sandbox {
         Ok(())
     }
 
+    fn search_path(&self) -> String {
+        match &self.packages {
+            Some(packages) => format!("{}:{}", packages.join("bin").display(), search_path()),
+            None => search_path(),
+        }
+    }
+
     /// When and how it dies, unless later or never.
     pub fn doom(&self) -> Option<(Moment, Death)> {
         match self.fate {
@@ -509,6 +535,22 @@ pub async fn meet_fate(shared: Shared, id: String, exec: Arc<Exec>) {
             _ = stderr.changed() => {}
         }
     }
+}
+
+/// How the package index is reached and trusted: the network of the sandboxes is that of this machine.
+fn network_variables() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
+    let names = [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "NO_PROXY",
+        "https_proxy",
+        "http_proxy",
+        "no_proxy",
+        "PIP_INDEX_URL",
+    ];
+    names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
 /// The tests' own, with Python first.

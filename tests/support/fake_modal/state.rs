@@ -70,6 +70,7 @@ pub struct State {
     pub longest_life: u32,
 
     pub(super) lenient: bool,
+    pub(super) install_packages: bool,
     pub(super) survivors_allowed: bool,
     pub(super) violations: Vec<String>,
     pub(super) addresses: Addresses,
@@ -139,6 +140,7 @@ impl State {
             named_secrets: BTreeMap::new(),
             longest_life: 24 * 60 * 60,
             lenient: false,
+            install_packages: false,
             survivors_allowed: false,
             violations: Vec::new(),
             addresses,
