@@ -14,6 +14,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::{Cause, Exit, JobId, Place};
 use crate::event::Emitter;
@@ -32,6 +33,12 @@ pub struct OpenRequest {
     pub root: PathBuf,
     /// From 1.
     pub attempt: u32,
+    /// What is left of the job's time, over all attempts.
+    pub timeout: Option<Duration>,
+    /// How long the job may wait for a machine before it fails with [`Cause::Queue`].
+    pub queue_limit: Option<Duration>,
+    /// Declared outputs of the jobs that this one needs, relative to the root: they travel even if they are ignored.
+    pub needed_outputs: Vec<String>,
     pub emitter: Emitter,
     pub cancel: Cancel,
 }

@@ -1,6 +1,8 @@
 //! One attempt at a job in one place: open, execute, collect outputs, close.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -9,7 +11,7 @@ use crate::backend::{Backend, Cancel, Failure, OpenRequest, OutputMode, Session}
 use crate::base::quote::shell_join;
 use crate::domain::Exit;
 use crate::event::{Emitter, Event, Level, Verdict};
-use crate::plan::spec::{CommandSpec, Plan, PlannedJob};
+use crate::plan::spec::{CommandSpec, FallbackOn, Plan, PlannedJob};
 
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -73,9 +75,40 @@ impl Attempt {
             spec: Arc::clone(&self.job().spec),
             root: self.plan.root.clone(),
             attempt: self.number,
+            timeout: self.time_left(),
+            queue_limit: self.queue_limit(),
+            needed_outputs: self.needed_outputs(),
             emitter: self.emitter.clone(),
             cancel: ladder.watch(),
         }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.or(self.job().timeout)
+    }
+
+    fn queue_limit(&self) -> Option<Duration> {
+        let limits = self.job().fallback.iter().flat_map(|fallback| &fallback.on).filter_map(|on| match on {
+            FallbackOn::QueueLonger(limit) => Some(*limit),
+            FallbackOn::Cause(_) => None,
+        });
+        limits.min()
+    }
+
+    /// Of every job below this one in the graph, each once.
+    fn needed_outputs(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let mut waiting = self.job().needs.clone();
+        let mut outputs = Vec::new();
+        while let Some(index) = waiting.pop() {
+            if seen.insert(index) {
+                let job = &self.plan.jobs[index];
+                outputs.extend(job.spec.outputs.iter().flatten().cloned());
+                waiting.extend(&job.needs);
+            }
+        }
+        outputs
     }
 
     async fn with_session(&mut self, session: &mut dyn Session, ladder: &mut Ladder) -> Outcome {
