@@ -19,6 +19,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const FETCH_TOTAL: Duration = Duration::from_secs(15);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// A token of an earlier run is used while it is good for at least this long; it is renewed when half of this is left.
+const SEED_LIFE: Duration = Duration::from_secs(180);
 /// Life of a token that does not say.
 const DEFAULT_LIFE: Duration = Duration::from_secs(20 * 60);
 
@@ -44,6 +46,22 @@ struct State {
 impl AuthTokens {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, state: Mutex::new(State::default()), fetching: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Starts with a token of an earlier run, if it is still good for a while.
+    pub fn seed(&self, token: String) {
+        let now = self.clock.now();
+        let Some(expires) = expiry(&token).filter(|expires| *expires > now + SEED_LIFE) else { return };
+        let mut state = self.state();
+        let fetches = state.fetches + 1;
+        *state =
+            State { token, expires, refresh_at: expires.saturating_sub(SEED_LIFE / 2), fetches, ..State::default() };
+    }
+
+    /// After the server refused the token.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        *state = State { fetches: state.fetches + 1, ..State::default() };
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

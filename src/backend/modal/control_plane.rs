@@ -132,6 +132,16 @@ impl ControlPlane {
         self.0.auth.get(fetch).await
     }
 
+    /// Begins with a short-lived token of an earlier run.
+    pub fn seed_auth_token(&self, token: String) {
+        self.0.auth.seed(token);
+    }
+
+    /// The next call that needs a short-lived token asks for a new one.
+    pub fn forget_auth_token(&self) {
+        self.0.auth.forget();
+    }
+
     /// A stream of answers. Streams are not repeated here: who reads one knows where to resume.
     pub async fn stream<Q, A>(&self, method: Method<Q, A>, request: Q) -> Result<Streaming<A>, ModalError>
     where

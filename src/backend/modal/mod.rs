@@ -3,21 +3,48 @@
 //! Speaks Modal's protocol itself, in layers: [`wire`] are the messages, [`method`] the calls, [`connect`] opens
 //! channels, [`retry`] says when a call is repeated, [`control_plane`] and [`router`] make calls. [`settings`] are the
 //! user's credentials and options as the official SDK reads them; [`image`] turns an image into the requests that
-//! the official SDK would send. Nothing outside this folder sees a message of the wire.
+//! the official SDK would send. On top of that is [`backend`]: jobs on their way into sandboxes and back. Nothing outside
+//! this folder sees a message of the wire.
 
 pub mod account;
 pub mod auth_token;
+pub mod backend;
+mod blob;
+mod build;
 pub mod clock;
 pub mod connect;
 pub mod control_plane;
+mod death;
+mod definition;
 pub mod error;
+mod exec;
+mod generation;
 pub mod identity;
+mod ids;
 pub mod image;
 pub mod leases;
+mod launch;
+pub mod link;
 pub mod method;
 pub mod probe;
+mod outputs;
+mod reporter;
+mod resolve;
 pub mod retry;
 pub mod router;
+mod run;
+mod sandbox;
+mod script;
+mod session;
 pub mod settings;
 pub mod sweep;
+mod token_file;
+mod tree;
+mod trouble;
+mod upload;
+pub mod variables;
 pub mod wire;
+
+pub use backend::{ModalBackend, ModalSettings};
+pub use link::Access;
+pub use variables::Color;

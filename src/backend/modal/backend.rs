@@ -1,0 +1,282 @@
+//! Modal as a backend: what is shared by all sessions of a run, and the way to a session.
+//!
+//! ```text
+//! connect ∥ walk and hash the tree
+//!   ├ app ∥ environment ∥ token ∥ secrets ∥ volumes ∥ missing contents       1 call
+//!   ├ image layers, one after the other ∥ mount                             L calls
+//!   └ create → start of the command → its output and its end                3 calls (5 with a GPU)
+//! ```
+//!
+//! With everything remembered only the last line is left; a changed tree travels with the start. What must stay
+//! true: whatever `open` began is ended by the session's `close` or by `open`'s own failure.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use super::build::Image;
+use super::definition::Parts;
+use super::generation;
+use super::ids::{Ids, Used};
+use super::launch::{Ground, Launch};
+use super::link::{Access, Link};
+use super::reporter::Reporter;
+use super::resolve;
+use super::session::{Fate, ModalSession};
+use super::tree::{MountContext, Mounted, Sources};
+use super::trouble::Trouble;
+use super::variables::{self, Color, Surroundings};
+use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
+use crate::base::digest::Digest;
+use crate::domain::{Cause, Place};
+use crate::plan::spec::{ModalTarget, SyncSet};
+use crate::store::journal::SandboxKind;
+use crate::store::{Directories, Journal, Remembered};
+
+/// What the edge knows and the backend does not look up itself.
+#[derive(Clone)]
+pub struct ModalSettings {
+    pub access: Access,
+    pub target: ModalTarget,
+    pub project: String,
+    pub sync: SyncSet,
+    /// Names the run, here and in tags.
+    pub run: String,
+    /// accel's own environment, of which `pass_env` names the part that travels.
+    pub host_env: Vec<(OsString, OsString)>,
+    pub color: Color,
+    /// The user's own git ignore file.
+    pub global_ignore: Option<PathBuf>,
+    pub directories: Directories,
+    pub journal: Journal,
+}
+
+/// Runs jobs in Modal sandboxes.
+pub struct ModalBackend {
+    settings: ModalSettings,
+    shared: OnceCell<Shared>,
+    forsaken: TaskTracker,
+}
+
+/// Made when the first job comes.
+struct Shared {
+    link: OnceCell<Link>,
+    ids: Ids,
+    ground: Ground,
+    /// For what is kept between runs besides ids; `None` when there is no such folder.
+    memory: Option<PathBuf>,
+}
+
+impl ModalBackend {
+    pub fn new(settings: ModalSettings) -> Self {
+        Self { settings, shared: OnceCell::new(), forsaken: TaskTracker::new() }
+    }
+
+    /// Connects, so that the first job finds the connection standing. Faults are reported to that job.
+    pub async fn warm_up(&self) {
+        let Ok(shared) = self.shared().await else { return };
+        if let Err(trouble) = shared.link(&self.settings).await {
+            tracing::debug!(?trouble, "no connection yet");
+        }
+    }
+
+    /// Waits for create calls that nobody waits for any more, until what they made is ended. Called once, after
+    /// every session is closed.
+    pub async fn finish(&self) {
+        self.forsaken.close();
+        self.forsaken.wait().await;
+    }
+
+    async fn shared(&self) -> Result<&Shared, Failure> {
+        self.shared.get_or_try_init(|| async { self.make_shared() }).await
+    }
+
+    fn make_shared(&self) -> Result<Shared, Failure> {
+        let settings = &self.settings;
+        let account = settings.access.account()?;
+        let remembered = Remembered::new(settings.journal.database().clone(), account.clone());
+        let memory = settings.directories.open_state().ok().and_then(|folder| {
+            let folder = folder.join("modal");
+            let made = std::fs::create_dir_all(&folder);
+            made.is_ok().then_some(folder)
+        });
+        Ok(Shared {
+            link: OnceCell::new(),
+            ids: Ids::new(remembered),
+            ground: Ground {
+                journal: settings.journal.clone(),
+                account,
+                project: settings.project.clone(),
+                app_name: settings.target.app.clone(),
+                run: settings.run.clone(),
+                forsaken: self.forsaken.clone(),
+            },
+            memory,
+        })
+    }
+
+    async fn open_session(&self, request: OpenRequest) -> Result<ModalSession, Failure> {
+        let reporter = Reporter { job: request.job.clone(), emitter: request.emitter.clone() };
+        if request.spec.tty {
+            return Err(Failure::new(Cause::Infra, "tty = true is not possible on Modal yet")
+                .help("run the job locally: --on local"));
+        }
+        let around = Surroundings {
+            host: &self.settings.host_env,
+            run: &self.settings.run,
+            color: self.settings.color,
+        };
+        let variables = variables::of_job(&request, &around)?;
+        let shared = self.shared().await?;
+        let opening = Opening { settings: &self.settings, shared, request: &request, reporter: &reporter };
+        let (link, mounted, running) = opening.run().await.map_err(Trouble::into_failure)?;
+        let delta = mounted.delta;
+        Ok(ModalSession { link, request, reporter, running, delta, variables, fate: Fate::Runs })
+    }
+}
+
+impl Shared {
+    async fn link(&self, settings: &ModalSettings) -> Result<&Link, Trouble> {
+        let target = settings.target.environment.as_deref();
+        self.link.get_or_try_init(|| settings.access.connect(self.memory.clone(), target)).await
+    }
+}
+
+/// One job on its way to a sandbox.
+struct Opening<'a> {
+    settings: &'a ModalSettings,
+    shared: &'a Shared,
+    request: &'a OpenRequest,
+    reporter: &'a Reporter,
+}
+
+type Opened = (Link, Mounted, super::launch::Running);
+
+impl Opening<'_> {
+    /// Twice at most: when the server does not know an id that was remembered, or the token, all is asked for anew.
+    async fn run(&self) -> Result<Opened, Trouble> {
+        let used = Used::default();
+        let trouble = match self.attempt(&used).await {
+            Err(trouble) if trouble.is_gone() || trouble.is_auth() => trouble,
+            done => return done,
+        };
+        let mut again = used.forget(&self.shared.ids).await;
+        if let (true, Some(link)) = (trouble.is_auth(), self.shared.link.get()) {
+            again = link.forget_auth_token();
+        }
+        if !again {
+            return Err(trouble);
+        }
+        tracing::debug!(?trouble, "what was remembered is gone; asking again");
+        self.attempt(&Used::default()).await
+    }
+
+    async fn attempt(&self, used: &Used) -> Result<Opened, Trouble> {
+        let mut cancel = self.request.cancel.clone();
+        let (link, parts, mounted) = tokio::select! {
+            biased;
+            _ = cancel.stopped() => return Err(Trouble::Stopped),
+            prepared = self.prepare(used) => prepared?,
+        };
+        let launch = Launch {
+            link: &link,
+            ground: &self.shared.ground,
+            request: self.request,
+            reporter: self.reporter,
+            parts: &parts,
+            worktree: Digest::of(self.request.root.as_os_str().as_encoded_bytes()).short(),
+        };
+        let running = link.board.telling(self.reporter, launch.run()).await?;
+        Ok((link, mounted, running))
+    }
+
+    /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
+    async fn prepare(&self, used: &Used) -> Result<(Link, Parts, Mounted), Trouble> {
+        let sources = self.sources();
+        let (link, walked) =
+            tokio::try_join!(self.shared.link(self.settings), sources.walk(self.reporter))?;
+        let (ids, spec) = (&self.shared.ids, &self.request.spec);
+        let app_name = &self.settings.target.app;
+        let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
+        let image =
+            Image { link, ids, used, reporter: self.reporter, app_name, root: &self.request.root };
+        let work = async {
+            tokio::try_join!(
+                resolve::app(link, ids, used, app_name),
+                image.id(&spec.image),
+                self.token(link),
+                sources.mount(walked, &context),
+                all(spec.secrets.iter().map(|secret| resolve::secret(link, ids, used, secret))),
+                all(spec.volumes.values().map(|volume| resolve::volume(link, ids, used, volume))),
+            )
+        };
+        let (app, image, (), mounted, secrets, volumes) = link.board.telling(self.reporter, work).await?;
+        self.check_folder(&mounted)?;
+        let parts = Parts { app, image, mount: mounted.mount.clone(), secrets, volumes };
+        Ok((link.clone(), parts, mounted))
+    }
+
+    fn sources(&self) -> Sources {
+        let mut sync = self.settings.sync.clone();
+        sync.include.extend(self.request.needed_outputs.iter().cloned());
+        Sources {
+            root: self.request.root.clone(),
+            sync,
+            global_ignore: self.settings.global_ignore.clone(),
+            memory: self.shared.memory.clone(),
+            account: format!("{} {}", self.shared.ground.account, self.settings.target.app),
+        }
+    }
+
+    /// Only the second generation of sandboxes needs it.
+    async fn token(&self, link: &Link) -> Result<(), Trouble> {
+        let gpu = self.request.spec.gpu.first().map(|choice| &choice.gpu);
+        if generation::kind(gpu, &link.settings) == SandboxKind::V2 {
+            link.auth_token().await?;
+        }
+        Ok(())
+    }
+
+    fn check_folder(&self, mounted: &Mounted) -> Result<(), Failure> {
+        let cwd = self.request.spec.cwd.to_string_lossy();
+        let cwd = cwd.trim_start_matches("./").trim_end_matches('/');
+        if cwd.is_empty() || cwd == "." || mounted.has_folder(cwd) {
+            return Ok(());
+        }
+        Err(Failure::new(Cause::Command, format!("working folder {cwd} is not part of what travels to Modal"))
+            .help("create it, correct `cwd` of the job, or check `accel sync --plan`"))
+    }
+}
+
+impl Backend for ModalBackend {
+    fn place(&self) -> Place {
+        Place::Modal
+    }
+
+    fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
+        Box::pin(async move {
+            let session = self.open_session(request).await?;
+            Ok(Box::new(session) as Box<dyn Session>)
+        })
+    }
+}
+
+/// All at once; the first failure ends the rest.
+pub(super) async fn all<T>(work: impl Iterator<Item = impl Future<Output = Result<T, Trouble>>>) -> Result<Vec<T>, Trouble> {
+    let mut waiting: Vec<_> = work.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut done = true;
+        for (future, result) in waiting.iter_mut().filter(|(_, result)| result.is_none()) {
+            match future.as_mut().poll(context) {
+                std::task::Poll::Ready(Ok(value)) => *result = Some(value),
+                std::task::Poll::Ready(Err(trouble)) => return std::task::Poll::Ready(Err(trouble)),
+                std::task::Poll::Pending => done = false,
+            }
+        }
+        if done { std::task::Poll::Ready(Ok(())) } else { std::task::Poll::Pending }
+    })
+    .await?;
+    Ok(waiting.into_iter().filter_map(|(_, result)| result).collect())
+}

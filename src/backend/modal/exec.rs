@@ -1,0 +1,210 @@
+//! One command in a sandbox: started once, read to the last byte, waited for.
+//!
+//! What must stay true: a start that is repeated starts nothing twice (the id is ours); output is neither lost nor
+//! doubled, however often the connection breaks (offsets are ours, the worker keeps the output). Whether the sandbox
+//! still lives is asked elsewhere, so a broken connection is waited out here for as long as [`LOST_AFTER`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::Code;
+
+use super::clock::Clock;
+use super::error::{ErrorKind, ModalError};
+use super::method::task;
+use super::retry::RetryPolicy;
+use super::router::Router;
+use super::wire::client::SecretSource;
+use super::wire::task_command_router as wire;
+use crate::domain::{Exit, Stream};
+use wire::task_exec_wait_response::ExitStatus;
+
+/// How long the worker may hold a question for the exit code.
+const HOLD: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A worker that cannot be reached for this long is given up.
+const LOST_AFTER: Duration = Duration::from_secs(5 * 60);
+/// Bytes of one write to stdin.
+const WRITE: usize = 1 << 20;
+
+/// Where output goes, piece by piece.
+pub(super) type Output = tokio::sync::mpsc::Sender<(Stream, Bytes)>;
+
+/// Pieces of output between a connection and who takes them.
+pub(super) const OUTPUT_PIECES: usize = 4;
+
+/// A command that was started.
+#[derive(Clone)]
+pub(super) struct Exec {
+    router: Router,
+    clock: Arc<dyn Clock>,
+    task: String,
+    id: String,
+}
+
+impl Exec {
+    pub(super) async fn start(
+        router: &Router,
+        clock: &Arc<dyn Clock>,
+        task: &str,
+        argv: Vec<String>,
+        secrets: Vec<SecretSource>,
+    ) -> Result<Self, ModalError> {
+        let id = uuid::Uuid::new_v4().to_string();
+        let exec = Self { router: router.clone(), clock: Arc::clone(clock), task: task.to_owned(), id };
+        let request = wire::TaskExecStartRequest {
+            task_id: exec.task.clone(),
+            exec_id: exec.id.clone(),
+            command_args: argv,
+            stdout_config: wire::TaskExecStdoutConfig::Pipe as i32,
+            stderr_config: wire::TaskExecStderrConfig::Pipe as i32,
+            secret_sources: secrets,
+            ..Default::default()
+        };
+        match router.call(task::EXEC_START, request).await {
+            Ok(_) => Ok(exec),
+            // An answer that was lost, and the same start again.
+            Err(error) if error.kind == ErrorKind::AlreadyExists && error.attempts > 1 => Ok(exec),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a stream to its end; every byte goes to `to` once, in order. Ends early when nobody listens any more.
+    pub(super) async fn read(&self, stream: Stream, to: Output) -> Result<(), ModalError> {
+        let descriptor = match stream {
+            Stream::Stdout => wire::TaskExecStdioFileDescriptor::Stdout,
+            Stream::Stderr => wire::TaskExecStdioFileDescriptor::Stderr,
+        };
+        let method = task::EXEC_STDIO_READ.with_retry(RetryPolicy::NONE);
+        let mut offset = 0;
+        let mut patience = Patience::new(&self.clock);
+        loop {
+            let request = wire::TaskExecStdioReadRequest {
+                task_id: self.task.clone(),
+                exec_id: self.id.clone(),
+                offset,
+                file_descriptor: descriptor as i32,
+            };
+            let error = match self.router.stream(method, request).await {
+                Err(error) => error,
+                Ok(mut chunks) => loop {
+                    match chunks.message().await {
+                        Ok(Some(chunk)) => {
+                            offset += chunk.data.len() as u64;
+                            patience.reset();
+                            if !chunk.data.is_empty() && to.send((stream, chunk.data)).await.is_err() {
+                                return Ok(());
+                            }
+                        }
+                        Ok(None) => return Ok(()),
+                        Err(status) => {
+                            if status.code() == Code::Unauthenticated {
+                                self.router.renew().await?;
+                            }
+                            break of_stream(&status);
+                        }
+                    }
+                },
+            };
+            patience.after(error).await?;
+        }
+    }
+
+    pub(super) async fn wait(&self) -> Result<Exit, ModalError> {
+        let method = task::EXEC_WAIT.with_retry(RetryPolicy::NONE.attempt_timeout(HOLD));
+        let mut patience = Patience::new(&self.clock);
+        loop {
+            let request =
+                wire::TaskExecWaitRequest { task_id: self.task.clone(), exec_id: self.id.clone() };
+            match self.router.call(method, request).await {
+                Ok(wire::TaskExecWaitResponse { exit_status: Some(status) }) => return Ok(exit(status)),
+                Ok(_) => patience.reset(),
+                Err(error) if error.kind == ErrorKind::DeadlineExceeded => patience.reset(),
+                Err(error) => patience.after(error).await?,
+            }
+        }
+    }
+
+    /// Writes all of stdin and closes it.
+    pub(super) async fn write_stdin(&self, bytes: Bytes) -> Result<(), ModalError> {
+        let mut rest = bytes;
+        let mut offset = 0;
+        let mut patience = Patience::new(&self.clock);
+        loop {
+            let data = rest.slice(..rest.len().min(WRITE));
+            let last = data.len() == rest.len();
+            let request = wire::TaskExecStdinWriteRequest {
+                task_id: self.task.clone(),
+                exec_id: self.id.clone(),
+                offset,
+                data: data.clone(),
+                eof: last,
+            };
+            match self.router.call(task::EXEC_STDIN_WRITE, request).await {
+                Ok(_) if last => return Ok(()),
+                Ok(_) => {
+                    offset += data.len() as u64;
+                    rest = rest.slice(data.len()..);
+                    patience.reset();
+                }
+                Err(error) => patience.after(error).await?,
+            }
+        }
+    }
+}
+
+/// The worker's numbers are the system's own.
+fn exit(status: ExitStatus) -> Exit {
+    match status {
+        ExitStatus::Code(code) => Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+        ExitStatus::Signal(signal) => Exit::Signal(signal),
+    }
+}
+
+/// A stream that broke says little: what is no answer of the worker's is the connection's.
+fn of_stream(status: &tonic::Status) -> ModalError {
+    ModalError::of_status("TaskExecStdioRead", status, 1)
+}
+
+/// How long faults are waited out: pauses that grow, until nothing has worked for [`LOST_AFTER`].
+struct Patience<'a> {
+    clock: &'a Arc<dyn Clock>,
+    pause: Duration,
+    since: Option<Duration>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(clock: &'a Arc<dyn Clock>) -> Self {
+        Self { clock, pause: FIRST_PAUSE, since: None }
+    }
+
+    fn reset(&mut self) {
+        self.pause = FIRST_PAUSE;
+        self.since = None;
+    }
+
+    /// Waits, or gives the error back when waiting cannot help.
+    async fn after(&mut self, error: ModalError) -> Result<(), ModalError> {
+        let passing = match error.kind {
+            ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::DeadlineExceeded => true,
+            // Renewed just before; a token that is refused again and again is refused for good.
+            ErrorKind::Auth => self.pause < LONGEST_PAUSE,
+            _ => false,
+        };
+        let now = self.clock.now();
+        let since = *self.since.get_or_insert(now);
+        if !passing || now.saturating_sub(since) >= LOST_AFTER {
+            return Err(error);
+        }
+        self.clock.sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// Whether the error may be the sandbox's end rather than a fault of the call.
+pub(super) fn may_be_death(error: &ModalError) -> bool {
+    matches!(error.kind, ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Unreachable | ErrorKind::Service)
+}

@@ -1,0 +1,260 @@
+//! The job's command while it runs: its output, its end, the sandbox's end, and the user's wishes, all at once.
+//!
+//! | first to come | meaning |
+//! |---|---|
+//! | exit code, then the end of both streams | the command's own end |
+//! | exit code, but a stream stays open | something in the background holds it; given up after a while, with a notice |
+//! | the sandbox's end | a failure with its reason, unless an exit code was known or follows at once |
+//! | a fault that does not pass | a failure, with the sandbox's end as its reason if there was one |
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::error::ModalError;
+use super::exec::{Exec, OUTPUT_PIECES, may_be_death};
+use super::reporter::Reporter;
+use super::router::Router;
+use super::sandbox::{Death, Haste, Sandbox};
+use super::script;
+use crate::backend::{BoxFuture, Cancel, CancelLevel, Failure};
+use crate::domain::{Cause, Exit, Stream};
+use crate::event::{Event, Level};
+
+/// After the exit, a stream that is open and silent for this long is held by something else.
+const LEAK_IDLE: Duration = Duration::from_secs(2);
+/// The same for one that is not silent.
+const LEAK_CAP: Duration = Duration::from_secs(10);
+/// How long the other side of a coincidence is waited for: the exit code of a command in a dead sandbox, the
+/// reason of a connection that broke.
+const SETTLING: Duration = Duration::from_secs(4);
+const SIGKILL: i32 = 9;
+/// What a wrapper says about itself is at the end of what was written.
+const TAIL: usize = 1024;
+
+pub(super) struct Run<'a> {
+    pub(super) sandbox: &'a Sandbox,
+    pub(super) router: &'a Router,
+    pub(super) task: &'a str,
+    pub(super) reporter: &'a Reporter,
+    pub(super) cancel: Cancel,
+    /// Marks what accel's own script says about its own failures.
+    pub(super) word: String,
+}
+
+/// How the command's run ended.
+pub(super) enum Ended {
+    Exit(Exit),
+    /// The sandbox was ended on the user's wish, and confirmed so if it says so.
+    Killed(Result<(), Failure>),
+}
+
+/// What is known so far.
+#[derive(Default)]
+struct Known {
+    exit: Option<Exit>,
+    death: Option<Death>,
+    fault: Option<ModalError>,
+    drained: bool,
+    /// When no more is waited for.
+    give_up: Option<Instant>,
+    /// The latest moment for `give_up`.
+    cap: Option<Instant>,
+    tail: Vec<u8>,
+    stopped: bool,
+}
+
+impl Run<'_> {
+    /// Follows the command to its end. `stdin` is given to accel's own script.
+    pub(super) async fn follow(mut self, exec: Exec, stdin: Bytes) -> Result<Ended, Failure> {
+        let (sender, mut pieces) = mpsc::channel(OUTPUT_PIECES);
+        let stdout = exec.read(Stream::Stdout, sender.clone());
+        let stderr = exec.read(Stream::Stderr, sender);
+        let reading = async { tokio::try_join!(stdout, stderr).map(drop) };
+        let (waiting, writing, dying) = (exec.wait(), exec.write_stdin(stdin), self.sandbox.death());
+        tokio::pin!(reading, waiting, writing, dying);
+        let (mut read, mut written) = (false, false);
+        let mut cancel = self.cancel.clone();
+        let mut seen = CancelLevel::Drain;
+        let mut stop: Option<BoxFuture<'_, ()>> = None;
+        let mut known = Known::default();
+        while !known.is_complete() {
+            tokio::select! {
+                biased;
+                level = cancel.above(seen) => {
+                    seen = level;
+                    known.stopped = true;
+                    match level {
+                        CancelLevel::Stop(reason) => stop = Some(self.ask_to_stop(reason)),
+                        _ => return Ok(Ended::Killed(self.sandbox.terminate(Haste::Now).await)),
+                    }
+                }
+                piece = pieces.recv(), if !known.drained => match piece {
+                    Some((stream, data)) => self.show(&mut known, stream, data).await,
+                    None => known.drained = true,
+                },
+                done = &mut reading, if !read => {
+                    read = true;
+                    known.note_fault(done.err());
+                }
+                exit = &mut waiting, if known.exit.is_none() && known.fault.is_none() => match exit {
+                    Ok(exit) => known.note_exit(exit),
+                    Err(error) => known.note_fault(Some(error)),
+                },
+                done = &mut writing, if !written => {
+                    written = true;
+                    // A command that has ended wants no input any more.
+                    known.note_fault(done.err().filter(|_| known.exit.is_none()));
+                }
+                death = &mut dying, if known.death.is_none() => known.note_death(death),
+                () = pending(stop.as_mut()), if stop.is_some() => stop = None,
+                () = reached(known.give_up) => break,
+            }
+        }
+        self.judge(known).await
+    }
+
+    async fn show(&self, known: &mut Known, stream: Stream, data: Bytes) {
+        if stream == Stream::Stderr {
+            known.keep_tail(&data);
+        }
+        known.put_off();
+        let job = self.reporter.job.clone();
+        self.reporter.emitter.emit(Event::Output { job, stream, data }).await;
+    }
+
+    /// A signal to the job's process group; if it is not heard, the ladder goes on.
+    fn ask_to_stop(&self, reason: crate::backend::StopReason) -> BoxFuture<'static, ()> {
+        let (router, task) = (self.router.clone(), self.task.to_owned());
+        let clock = self.sandbox.link.clock().clone();
+        Box::pin(async move {
+            let started = Exec::start(&router, &clock, &task, script::stop(reason), Vec::new()).await;
+            if let Err(error) = started {
+                tracing::debug!(%error, "the command could not be asked to stop");
+            }
+        })
+    }
+
+    async fn judge(&mut self, known: Known) -> Result<Ended, Failure> {
+        let Known { exit, death, fault, drained, tail, stopped, .. } = known;
+        let Some(exit) = exit else {
+            return Err(match (death, fault) {
+                (Some(death), _) => death.into_failure(),
+                (None, Some(error)) => self.reason(error).await,
+                (None, None) => Failure::new(Cause::Infra, "the command's end was never told"),
+            });
+        };
+        if let Some(error) = fault {
+            return Err(self.reason(error).await);
+        }
+        if let Some(failure) = own_failure(exit, &tail, &self.word) {
+            return Err(failure);
+        }
+        if was_killed(exit) && !stopped {
+            // The system may have killed it for its memory.
+            if let Some(failure) = out_of_memory(match death {
+                Some(death) => Some(death),
+                None => self.sandbox.has_died().await,
+            }) {
+                return Err(failure);
+            }
+        }
+        if !drained {
+            let text = "left processes running that held its output; they end with the sandbox";
+            let help = "a job ends with its command: stop background processes before, or wait for them";
+            self.reporter.notice(Level::Warning, "leaky", text, Some(help)).await;
+        }
+        Ok(Ended::Exit(exit))
+    }
+
+    /// The sandbox's own end explains a fault better than the fault does.
+    async fn reason(&self, error: ModalError) -> Failure {
+        if !may_be_death(&error) {
+            return error.into_failure();
+        }
+        match tokio::time::timeout(SETTLING, self.sandbox.has_died()).await {
+            Ok(Some(death)) => death.into_failure(),
+            _ => error.into_failure(),
+        }
+    }
+}
+
+impl Known {
+    fn is_complete(&self) -> bool {
+        self.exit.is_some() && self.drained || self.fault.is_some() && self.give_up.is_none()
+    }
+
+    fn note_exit(&mut self, exit: Exit) {
+        self.exit = Some(exit);
+        let now = Instant::now();
+        self.cap = Some(now + LEAK_CAP);
+        self.give_up = Some(now + LEAK_IDLE);
+    }
+
+    fn note_death(&mut self, death: Death) {
+        self.death = Some(death);
+        self.settle();
+    }
+
+    fn note_fault(&mut self, error: Option<ModalError>) {
+        let Some(error) = error else { return };
+        if may_be_death(&error) {
+            self.settle();
+        }
+        self.fault.get_or_insert(error);
+    }
+
+    /// Waits a little for what usually comes together with what has just come.
+    fn settle(&mut self) {
+        self.give_up.get_or_insert_with(|| Instant::now() + SETTLING);
+    }
+
+    /// There is still output: whoever writes it gets more time, up to the cap.
+    fn put_off(&mut self) {
+        if let (Some(_), Some(cap)) = (self.exit, self.cap) {
+            self.give_up = Some((Instant::now() + LEAK_IDLE).min(cap));
+        }
+    }
+
+    fn keep_tail(&mut self, data: &[u8]) {
+        self.tail.extend_from_slice(&data[data.len().saturating_sub(TAIL)..]);
+        let excess = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..excess);
+    }
+}
+
+/// What accel's own script had to say, if it is what failed.
+fn own_failure(exit: Exit, tail: &[u8], word: &str) -> Option<Failure> {
+    if exit != Exit::Code(crate::base::exit_code::ACCEL_FAILED) {
+        return None;
+    }
+    let tail = String::from_utf8_lossy(tail);
+    let line = tail.lines().rev().find_map(|line| line.strip_suffix(&format!(" [{word}]")))?;
+    let message = line.rsplit_once("accel: ").map_or(line, |(_, message)| message);
+    Some(Failure::new(Cause::Infra, message.to_owned()).help("check the image: it needs sh, cat, cp, mkdir and a writable disk"))
+}
+
+fn was_killed(exit: Exit) -> bool {
+    exit == Exit::Signal(SIGKILL) || exit == Exit::Code(crate::base::exit_code::of_signal(SIGKILL))
+}
+
+fn out_of_memory(death: Option<Death>) -> Option<Failure> {
+    let failure = death?.into_failure();
+    (failure.cause == Cause::Oom).then_some(failure)
+}
+
+async fn pending(future: Option<&mut BoxFuture<'_, ()>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
