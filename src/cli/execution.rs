@@ -25,7 +25,7 @@ use crate::store::runs::Runs;
 use super::ambient::{Ambient, ColorWish};
 use super::context::Context;
 use super::error::CommandError;
-use super::not_built;
+use super::modal::Modal;
 use super::printer::{Format, Printer, Verbosity};
 use super::routing;
 use super::secrets;
@@ -53,7 +53,9 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let plan = Arc::new(plan);
     let run = uuid::Uuid::new_v4().simple().to_string();
     let supervisor = Supervisor::new(Ownership::Process);
-    let backends = backends(&plan, &run, wishes, &supervisor, context.ambient, folder);
+    let color = color_hint(&plan, wishes.color, context.ambient);
+    let modal = Arc::new(Modal::new(&plan, &run, color, context.ambient, folder));
+    let backends = backends(&run, color, &supervisor, context.ambient, folder, &modal);
     let options = RunOptions {
         run,
         parallel: parallel(wishes.limit, plan.jobs.len()),
@@ -75,7 +77,10 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch());
         let decide = routing::decide(&plan, &gatherer).await;
-        engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
+        let summary =
+            engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await;
+        modal.finish().await;
+        summary
     })?;
     Ok(engine::exit_code(&plan, &summary))
 }
@@ -127,23 +132,23 @@ fn parallel(limit: Option<NonZeroUsize>, jobs: usize) -> Parallel {
 }
 
 fn backends(
-    plan: &Plan,
     run: &str,
-    wishes: Wishes,
+    color: ColorHint,
     supervisor: &Supervisor,
     ambient: &Ambient,
     folder: &Path,
+    modal: &Arc<Modal>,
 ) -> Backends {
     let settings = LocalSettings {
         host_env: ambient.variables.0.clone(),
         run: Some(run.to_owned()),
-        color: color_hint(plan, wishes.color, ambient),
+        color,
         supervisor: supervisor.clone(),
         directories: ambient.directories(folder),
         environments: Arc::new(UvEnvironments::new(host(ambient, folder, supervisor))),
     };
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings));
-    BTreeMap::from([(Place::Local, local), (Place::Modal, Arc::new(not_built::ModalBackend) as _)])
+    BTreeMap::from([(Place::Local, local), (Place::Modal, Arc::clone(modal) as _)])
 }
 
 /// What this machine gives to the making of environments.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod execution;
 pub mod held;
 mod init;
+pub mod modal;
 pub mod not_built;
 pub mod printer;
 pub mod project;

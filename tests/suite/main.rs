@@ -34,7 +34,9 @@ mod official_sdk;
 mod python;
 
 mod modal_cli;
+mod modal_faults;
 mod modal_images;
+mod modal_run;
 mod modal_sdk;
 mod modal_sdk_faults;
 mod modal_settings;

@@ -124,6 +124,9 @@ impl Job {
                     spec: Arc::new(self.spec),
                     root: self.machine.root.path().to_owned(),
                     attempt: 1,
+                    timeout: None,
+                    queue_limit: None,
+                    needed_outputs: Vec::new(),
                     emitter,
                     cancel: watched,
                 };

@@ -54,8 +54,13 @@ impl AuthTokens {
         let Some(expires) = expiry(&token).filter(|expires| *expires > now + SEED_LIFE) else { return };
         let mut state = self.state();
         let fetches = state.fetches + 1;
-        *state =
-            State { token, expires, refresh_at: expires.saturating_sub(SEED_LIFE / 2), fetches, ..State::default() };
+        *state = State {
+            token,
+            expires,
+            refresh_at: expires.saturating_sub(SEED_LIFE / 2),
+            fetches,
+            ..State::default()
+        };
     }
 
     /// After the server refused the token.

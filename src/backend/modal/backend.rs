@@ -131,7 +131,7 @@ impl ModalBackend {
         let variables = variables::of_job(&request, &around)?;
         let shared = self.shared().await?;
         let opening = Opening { settings: &self.settings, shared, request: &request, reporter: &reporter };
-        let (link, mounted, running) = opening.run().await.map_err(Trouble::into_failure)?;
+        let (link, mounted, running) = Box::pin(opening.run()).await.map_err(Trouble::into_failure)?;
         let delta = mounted.delta;
         Ok(ModalSession { link, request, reporter, running, delta, variables, fate: Fate::Runs })
     }
@@ -178,7 +178,7 @@ impl Opening<'_> {
         let (link, parts, mounted) = tokio::select! {
             biased;
             _ = cancel.stopped() => return Err(Trouble::Stopped),
-            prepared = self.prepare(used) => prepared?,
+            prepared = Box::pin(self.prepare(used)) => prepared?,
         };
         let launch = Launch {
             link: &link,
@@ -195,24 +195,23 @@ impl Opening<'_> {
     /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
     async fn prepare(&self, used: &Used) -> Result<(Link, Parts, Mounted), Trouble> {
         let sources = self.sources();
-        let (link, walked) =
-            tokio::try_join!(self.shared.link(self.settings), sources.walk(self.reporter))?;
+        let (link, walked) = tokio::try_join!(self.shared.link(self.settings), sources.walk(self.reporter))?;
         let (ids, spec) = (&self.shared.ids, &self.request.spec);
         let app_name = &self.settings.target.app;
         let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
-        let image =
-            Image { link, ids, used, reporter: self.reporter, app_name, root: &self.request.root };
+        let image = Image { link, ids, used, reporter: self.reporter, app_name, root: &self.request.root };
         let work = async {
             tokio::try_join!(
                 resolve::app(link, ids, used, app_name),
-                image.id(&spec.image),
+                Box::pin(image.id(&spec.image)),
                 self.token(link),
-                sources.mount(walked, &context),
+                Box::pin(sources.mount(walked, &context)),
                 all(spec.secrets.iter().map(|secret| resolve::secret(link, ids, used, secret))),
                 all(spec.volumes.values().map(|volume| resolve::volume(link, ids, used, volume))),
             )
         };
-        let (app, image, (), mounted, secrets, volumes) = link.board.telling(self.reporter, work).await?;
+        let (app, image, (), mounted, secrets, volumes) =
+            link.board.telling(self.reporter, Box::pin(work)).await?;
         self.check_folder(&mounted)?;
         let parts = Parts { app, image, mount: mounted.mount.clone(), secrets, volumes };
         Ok((link.clone(), parts, mounted))
@@ -245,8 +244,11 @@ impl Opening<'_> {
         if cwd.is_empty() || cwd == "." || mounted.has_folder(cwd) {
             return Ok(());
         }
-        Err(Failure::new(Cause::Command, format!("working folder {cwd} is not part of what travels to Modal"))
-            .help("create it, correct `cwd` of the job, or check `accel sync --plan`"))
+        Err(Failure::new(
+            Cause::Command,
+            format!("working folder {cwd} is not part of what travels to Modal"),
+        )
+        .help("create it, correct `cwd` of the job, or check `accel sync --plan`"))
     }
 }
 
@@ -264,7 +266,9 @@ impl Backend for ModalBackend {
 }
 
 /// All at once; the first failure ends the rest.
-pub(super) async fn all<T>(work: impl Iterator<Item = impl Future<Output = Result<T, Trouble>>>) -> Result<Vec<T>, Trouble> {
+pub(super) async fn all<T>(
+    work: impl Iterator<Item = impl Future<Output = Result<T, Trouble>>>,
+) -> Result<Vec<T>, Trouble> {
     let mut waiting: Vec<_> = work.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut done = true;

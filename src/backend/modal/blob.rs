@@ -64,7 +64,8 @@ pub(super) async fn upload(link: &Link, content: &Content) -> Result<String, Tro
             Err(trouble) => last = Some(trouble),
         }
     }
-    let none = || ModalError::new(ErrorKind::Service, "BlobCreate", "the server names no place to upload to").into();
+    let none =
+        || ModalError::new(ErrorKind::Service, "BlobCreate", "the server names no place to upload to").into();
     Err(last.unwrap_or_else(none))
 }
 
@@ -72,7 +73,9 @@ pub(super) async fn upload(link: &Link, content: &Content) -> Result<String, Tro
 fn destinations(answer: wire::BlobCreateResponse) -> Vec<(String, Destination)> {
     let several = match answer.upload_types_oneof {
         Some(UploadTypesOneof::UploadUrls(urls)) => urls.items.into_iter().map(Destination::Single).collect(),
-        Some(UploadTypesOneof::Multiparts(parts)) => parts.items.into_iter().map(Destination::Parts).collect(),
+        Some(UploadTypesOneof::Multiparts(parts)) => {
+            parts.items.into_iter().map(Destination::Parts).collect()
+        }
         None => Vec::new(),
     };
     if !several.is_empty() {
@@ -133,7 +136,8 @@ impl Transfer<'_> {
 
     async fn in_parts(&self, parts: &wire::MultiPartUpload) -> Result<(), Trouble> {
         let length = u64::try_from(parts.part_length).unwrap_or_default();
-        let fits = length.checked_mul(parts.upload_urls.len() as u64).is_some_and(|all| all >= self.content.size);
+        let fits =
+            length.checked_mul(parts.upload_urls.len() as u64).is_some_and(|all| all >= self.content.size);
         if length == 0 || length > LARGEST_PART || !fits {
             return Err(transfer_failed("the server names parts that do not fit the file").into());
         }
@@ -172,10 +176,8 @@ impl Transfer<'_> {
         let body = format!("<CompleteMultipartUpload>\n{parts}</CompleteMultipartUpload>");
         let whole = Md5::digest(sums.concat());
         let expected = format!("{}-{}", hex(&whole), sums.len());
-        let answer = repeat(self.link, url, || {
-            Ok(self.link.http.post(parse(url)?).body(body.clone()))
-        })
-        .await?;
+        let answer =
+            repeat(self.link, url, || Ok(self.link.http.post(parse(url)?).body(body.clone()))).await?;
         let text = answer.text().await.map_err(|error| transfer_failed(&crate::net::describe(&error)))?;
         if text.contains(&expected) { Ok(()) } else { Err(mismatch("").into()) }
     }
@@ -300,9 +302,10 @@ async fn sent(request: reqwest::RequestBuilder, url: &str) -> Result<reqwest::Re
     let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     match request.send().await {
         Ok(answer) if answer.status().is_success() => Ok(answer),
-        Ok(answer) => {
-            Err(Fault { status: Some(answer.status()), reason: format!("{host} answers {}", answer.status()) })
-        }
+        Ok(answer) => Err(Fault {
+            status: Some(answer.status()),
+            reason: format!("{host} answers {}", answer.status()),
+        }),
         Err(error) => {
             let reason = format!("{host}: {}", crate::net::describe(&error.without_url()));
             Err(Fault { status: None, reason })

@@ -138,9 +138,12 @@ impl Image<'_> {
         let begun = self.reporter.begin(Step::Image, format!("image {}", spec.name)).await;
         let needs: Vec<Needs> = layers.iter().map(|_| Needs::default()).collect();
         // Uploads and look-ups of all layers begin at once; each layer waits for its own.
-        let providing = super::backend::all(layers.iter().zip(&needs).map(|(layer, needs)| async {
-            self.needs(layer, needs).await.map(drop)
-        }));
+        let providing = super::backend::all(
+            layers
+                .iter()
+                .zip(&needs)
+                .map(|(layer, needs)| async { self.needs(layer, needs).await.map(drop) }),
+        );
         let chain = async {
             let app = resolve::app(self.link, self.ids, self.used, self.app_name).await?;
             let mut parent = String::new();
@@ -174,7 +177,7 @@ impl Image<'_> {
     }
 
     async fn needs<'n>(&self, layer: &Layer, needs: &'n Needs) -> Result<&'n Provided, Trouble> {
-        needs.0.get_or_try_init(|| self.provide(layer)).await
+        needs.0.get_or_try_init(|| Box::pin(self.provide(layer))).await
     }
 
     async fn provide(&self, layer: &Layer) -> Result<Provided, Trouble> {
@@ -222,8 +225,7 @@ impl Image<'_> {
             let held = HashSet::new();
             let upload = Upload { link: self.link, reporter: self.reporter };
             let app = resolve::app(self.link, self.ids, self.used, self.app_name);
-            let (earliest_checked_at, app_id) =
-                tokio::try_join!(upload.send(contents, &held), app)?;
+            let (earliest_checked_at, app_id) = tokio::try_join!(upload.send(contents, &held), app)?;
             let request = wire::MountGetOrCreateRequest {
                 object_creation_type: wire::ObjectCreationType::AnonymousOwnedByApp as i32,
                 files,
@@ -244,7 +246,9 @@ impl Image<'_> {
         known: &Known<'_>,
     ) -> Result<(String, bool), Trouble> {
         let answer = self.link.plane.call(client::IMAGE_GET_OR_CREATE, request).await?;
-        if let Some(result) = answer.result.filter(|result| result.status != GenericStatus::Unspecified as i32) {
+        if let Some(result) =
+            answer.result.filter(|result| result.status != GenericStatus::Unspecified as i32)
+        {
             return place.judge(&result, &VecDeque::new()).map(|()| (answer.image_id, false));
         }
         let changed = if known.first { self.changed(place, known.digests).await } else { None };
@@ -468,7 +472,8 @@ fn hash(local: &Path) -> io::Result<(Content, u32)> {
         hasher.update(&buffer[..count]);
         size += count as u64;
     }
-    let (Some(folder), Some(name)) = (local.parent(), local.file_name().and_then(|name| name.to_str())) else {
+    let (Some(folder), Some(name)) = (local.parent(), local.file_name().and_then(|name| name.to_str()))
+    else {
         return Err(io::Error::other("the name is not UTF-8"));
     };
     let source = Source::File { root: folder.into(), path: name.into() };

@@ -118,8 +118,9 @@ impl ControlPlane {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
-        let headers = self.call_headers(method.name, method.token, options).await?;
-        self.repeat(method, request, headers).await
+        let headers = Box::pin(self.call_headers(method.name, method.token, options)).await?;
+        // Many calls are made at once by one task: on the heap they cost what they use.
+        Box::pin(self.repeat(method, request, headers)).await
     }
 
     /// The short-lived token, for those who keep a connection of their own.

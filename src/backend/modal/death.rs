@@ -13,7 +13,8 @@ pub(super) fn has_ended(result: Option<&wire::GenericResult>) -> bool {
 /// Why a sandbox that nobody asked to end did.
 pub(super) fn failure(result: &wire::GenericResult) -> Failure {
     let Ok(status) = GenericStatus::try_from(result.status) else {
-        let text = format!("the sandbox ended with a status that this accel does not know ({})", result.status);
+        let text =
+            format!("the sandbox ended with a status that this accel does not know ({})", result.status);
         return Failure::new(Cause::Infra, with_details(text, result)).help("try again, or update accel");
     };
     let (cause, text, help) = explain(status);
@@ -35,11 +36,9 @@ fn explain(status: GenericStatus) -> (Cause, &'static str, &'static str) {
         GenericStatus::Timeout => {
             (Cause::Timeout, "the sandbox reached the end of its lifetime", "raise the job's `timeout`")
         }
-        GenericStatus::InitFailure => (
-            Cause::Image,
-            "the sandbox could not start",
-            "check the image's layers, volumes and secrets",
-        ),
+        GenericStatus::InitFailure => {
+            (Cause::Image, "the sandbox could not start", "check the image's layers, volumes and secrets")
+        }
         GenericStatus::InternalFailure => (
             Cause::Infra,
             "the sandbox failed inside Modal",
@@ -88,8 +87,12 @@ mod tests {
             assert!(failure.help.is_some());
             assert!(sentences.insert(failure.message.clone()), "{}", failure.message);
         }
-        let unknown = failure(&wire::GenericResult { status: 99, exception: " odd ".into(), ..Default::default() });
-        assert_eq!(unknown.message, "the sandbox ended with a status that this accel does not know (99): odd");
+        let unknown =
+            failure(&wire::GenericResult { status: 99, exception: " odd ".into(), ..Default::default() });
+        assert_eq!(
+            unknown.message,
+            "the sandbox ended with a status that this accel does not know (99): odd"
+        );
         assert!(!has_ended(Some(&wire::GenericResult::default())));
     }
 }

@@ -40,7 +40,12 @@ pub(super) fn lifetime(timeout: Option<Duration>, spec: &SandboxSpec) -> Duratio
     timeout.saturating_add(BOOT + MARGIN).saturating_add(spec.stop_timeout).min(LONGEST_LIFE)
 }
 
-pub(super) fn sandbox(spec: &SandboxSpec, parts: &Parts, gpu: Option<&Gpu>, lifetime: Duration) -> wire::Sandbox {
+pub(super) fn sandbox(
+    spec: &SandboxSpec,
+    parts: &Parts,
+    gpu: Option<&Gpu>,
+    lifetime: Duration,
+) -> wire::Sandbox {
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let volumes = spec.volumes.iter().zip(&parts.volumes).map(|((path, volume), id)| wire::VolumeMount {
         volume_id: id.clone(),
@@ -91,7 +96,9 @@ fn network(network: &NetworkSpec) -> wire::NetworkAccess {
     let (kind, cidrs, domains) = match network {
         NetworkSpec::Open => (NetworkAccessType::Open, Vec::new(), Vec::new()),
         NetworkSpec::Blocked => (NetworkAccessType::Blocked, Vec::new(), Vec::new()),
-        NetworkSpec::Allow { cidrs, domains } => (NetworkAccessType::Allowlist, cidrs.clone(), domains.clone()),
+        NetworkSpec::Allow { cidrs, domains } => {
+            (NetworkAccessType::Allowlist, cidrs.clone(), domains.clone())
+        }
     };
     wire::NetworkAccess { network_access_type: kind as i32, allowed_cidrs: cidrs, allowed_domains: domains }
 }

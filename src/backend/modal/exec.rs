@@ -116,8 +116,7 @@ impl Exec {
         let method = task::EXEC_WAIT.with_retry(RetryPolicy::NONE.attempt_timeout(HOLD));
         let mut patience = Patience::new(&self.clock);
         loop {
-            let request =
-                wire::TaskExecWaitRequest { task_id: self.task.clone(), exec_id: self.id.clone() };
+            let request = wire::TaskExecWaitRequest { task_id: self.task.clone(), exec_id: self.id.clone() };
             match self.router.call(method, request).await {
                 Ok(wire::TaskExecWaitResponse { exit_status: Some(status) }) => return Ok(exit(status)),
                 Ok(_) => patience.reset(),
@@ -206,5 +205,8 @@ impl<'a> Patience<'a> {
 
 /// Whether the error may be the sandbox's end rather than a fault of the call.
 pub(super) fn may_be_death(error: &ModalError) -> bool {
-    matches!(error.kind, ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Unreachable | ErrorKind::Service)
+    matches!(
+        error.kind,
+        ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Unreachable | ErrorKind::Service
+    )
 }

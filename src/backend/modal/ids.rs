@@ -78,7 +78,7 @@ impl Ids {
                 if let Some(id) = self.remembered(kind, key).await {
                     return Ok(Known { id, from_memory: true });
                 }
-                let id = resolve.await?;
+                let id = Box::pin(resolve).await?;
                 self.remember(kind, key, &id).await;
                 Ok::<_, Trouble>(Known { id, from_memory: false })
             })
@@ -97,7 +97,7 @@ impl Ids {
         resolve: impl Future<Output = Result<String, Trouble>>,
     ) -> Result<String, Trouble> {
         let cell = self.cell(kind, key);
-        let resolve = async { Ok::<_, Trouble>(Known { id: resolve.await?, from_memory: false }) };
+        let resolve = async { Ok::<_, Trouble>(Known { id: Box::pin(resolve).await?, from_memory: false }) };
         let known = cell.get_or_try_init(|| resolve).await?;
         used.note(kind, key, known.from_memory);
         Ok(known.id.clone())

@@ -106,7 +106,9 @@ impl Launch<'_> {
                 Attempt::TooLong if left.is_some_and(|left| left <= own) => {
                     return Err(self.queued_too_long(started.elapsed()).into());
                 }
-                Attempt::TooLong => refusals.push(format!("{}: none within {}", name(choice), seconds(limit))),
+                Attempt::TooLong => {
+                    refusals.push(format!("{}: none within {}", name(choice), seconds(limit)))
+                }
                 Attempt::Refused(reason) => refusals.push(format!("{}: {reason}", name(choice))),
             }
             if let (Some(refusal), Some(next)) = (refusals.last(), choices.get(at + 1)) {
@@ -125,13 +127,12 @@ impl Launch<'_> {
         let call = self.create_call(kind, definition, &lease);
         let asked = Instant::now();
         let (lease, created) = match self.until_answered(lease, kind, call, limit).await? {
-            Answer::Created(lease, created) => (lease, created),
+            Answer::Created(made) => *made,
             Answer::Refused(reason) => return Ok(Attempt::Refused(reason)),
             Answer::TooLong => return Ok(Attempt::TooLong),
         };
         let options = CallOptions { sandbox_token: created.token.clone() };
-        let sandbox =
-            Sandbox { link: self.link.clone(), lease, kind, id: created.sandbox.clone(), options };
+        let sandbox = Sandbox { link: self.link.clone(), lease, kind, id: created.sandbox.clone(), options };
         let limit = limit.saturating_sub(asked.elapsed());
         match self.until_ready(&sandbox, created, gpu, limit).await {
             Ok(Some((router, task, tunnels))) => {
@@ -177,8 +178,11 @@ impl Launch<'_> {
             expires_at_ms: now_ms().saturating_add(lifetime_ms),
         };
         ground.journal.intend(intent).await.map_err(|error| {
-            Failure::new(Cause::Infra, format!("no sandbox was started, since it could not be noted: {error}"))
-                .help(error.help())
+            Failure::new(
+                Cause::Infra,
+                format!("no sandbox was started, since it could not be noted: {error}"),
+            )
+            .help(error.help())
         })
     }
 
@@ -189,7 +193,8 @@ impl Launch<'_> {
         lease: &Lease,
     ) -> BoxFuture<'static, Result<Created, ModalError>> {
         let (link, app_id) = (self.link.clone(), self.parts.app.clone());
-        let tag = |(name, value): (&str, String)| wire::SandboxTag { tag_name: name.to_owned(), tag_value: value };
+        let tag =
+            |(name, value): (&str, String)| wire::SandboxTag { tag_name: name.to_owned(), tag_value: value };
         let tags = lease.tags().map(tag).to_vec();
         Box::pin(async move {
             match kind {
@@ -242,16 +247,14 @@ impl Launch<'_> {
             self.take_back(adopt(self.link, lease, kind, &created)).await;
             return Err(Trouble::Stopped);
         }
-        Ok(Answer::Created(lease, created))
+        Ok(Answer::Created(Box::new((lease, created))))
     }
 
     async fn not_created(&self, lease: Lease, error: ModalError) -> Result<Answer, Trouble> {
         let unknown =
             matches!(error.kind, ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::DeadlineExceeded);
-        if !unknown {
-            if let Err(error) = lease.settle(Settlement::NeverCreated).await {
-                tracing::debug!(%error, "a lease is not settled");
-            }
+        if !unknown && let Err(error) = lease.settle(Settlement::NeverCreated).await {
+            tracing::debug!(%error, "a lease is not settled");
         }
         match error.kind {
             ErrorKind::Exhausted => Ok(Answer::Refused(error.message)),
@@ -320,7 +323,8 @@ impl Launch<'_> {
         let (clock, mut shown) = (self.link.clock(), None);
         let started = clock.now();
         loop {
-            let request = wire::SandboxGetTaskIdRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
+            let request =
+                wire::SandboxGetTaskIdRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
             let answer = self.link.plane.call_with(method, request, &sandbox.options).await?;
             if let Some(task) = answer.task_id.filter(|task| !task.is_empty()) {
                 if let Some(begun) = shown {
@@ -359,7 +363,7 @@ impl Launch<'_> {
         tokio::select! {
             biased;
             connected = connecting => Ok(connected?),
-            death = sandbox.death() => Err(death.into_failure().into()),
+            death = sandbox.late_death() => Err(death.into_failure().into()),
         }
     }
 
@@ -371,7 +375,7 @@ impl Launch<'_> {
 
 /// What became of a create call.
 enum Answer {
-    Created(Lease, Created),
+    Created(Box<(Lease, Created)>),
     Refused(String),
     TooLong,
 }
@@ -387,7 +391,8 @@ async fn create_v1(
     definition: wire::Sandbox,
     tags: Vec<wire::SandboxTag>,
 ) -> Result<Created, ModalError> {
-    let request = wire::SandboxCreateRequest { app_id, definition: Some(definition), tags, ..Default::default() };
+    let request =
+        wire::SandboxCreateRequest { app_id, definition: Some(definition), tags, ..Default::default() };
     let sandbox = link.plane.call(client::SANDBOX_CREATE, request).await?.sandbox_id;
     Ok(Created { sandbox, token: None, task: None, access: None, tunnels: Vec::new() })
 }
@@ -398,9 +403,8 @@ async fn create_v2(
     definition: wire::Sandbox,
     tags: Vec<wire::SandboxTag>,
 ) -> Result<Created, ModalError> {
-    let source = |id: &String| wire::SecretSource {
-        source: Some(wire::secret_source::Source::SecretId(id.clone())),
-    };
+    let source =
+        |id: &String| wire::SecretSource { source: Some(wire::secret_source::Source::SecretId(id.clone())) };
     let ports = match &definition.open_ports_oneof {
         Some(wire::sandbox::OpenPortsOneof::OpenPorts(ports)) => ports.ports.len(),
         None => 0,
@@ -439,7 +443,8 @@ async fn ask_access(
             (answer.url, answer.jwt)
         }
         SandboxKind::V2 => {
-            let target = wire::sandbox_get_command_router_access_request::Target::SandboxId(sandbox.to_owned());
+            let target =
+                wire::sandbox_get_command_router_access_request::Target::SandboxId(sandbox.to_owned());
             let request = wire::SandboxGetCommandRouterAccessRequest { target: Some(target) };
             let answer = link.plane.call(client::SANDBOX_GET_COMMAND_ROUTER_ACCESS, request).await?;
             (answer.url, answer.jwt)

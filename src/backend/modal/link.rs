@@ -82,8 +82,7 @@ impl Access {
         let clock = Arc::clone(&self.clock);
         let plane =
             ControlPlane::connect(&connector, settings, credentials, &self.machine, clock, on_notice).await?;
-        let token_file =
-            token_folder.map(|folder| TokenFile::new(folder, account(settings, credentials)));
+        let token_file = token_folder.map(|folder| TokenFile::new(folder, account(settings, credentials)));
         let old = token_file.as_ref().and_then(TokenFile::read);
         let token_is_old = Arc::new(AtomicBool::new(old.is_some()));
         if let Some(token) = old {
@@ -125,12 +124,17 @@ impl Link {
     /// Whether the server runs on this machine, as in tests: only then may a router be spoken to without TLS.
     pub(super) fn is_loopback(&self) -> bool {
         let mut urls = self.settings.server_url.split(',');
-        urls.all(|url| ["http://localhost", "http://127.0.0.1", "http://[::1]"].iter().any(|host| url.trim().starts_with(host)))
+        urls.all(|url| {
+            ["http://localhost", "http://127.0.0.1", "http://[::1]"]
+                .iter()
+                .any(|host| url.trim().starts_with(host))
+        })
     }
 }
 
 fn no_network(error: &NetworkError) -> Failure {
-    Failure::new(Cause::Unreachable, error.to_string()).help("correct the variable, or run locally: --on local")
+    Failure::new(Cause::Unreachable, error.to_string())
+        .help("correct the variable, or run locally: --on local")
 }
 
 /// Where calls leave what the user should hear; whoever waits for a call passes it on.
@@ -187,5 +191,9 @@ impl Board {
 
 /// Says that a router's address may not be spoken to.
 pub(super) fn insecure_router(url: &str) -> ModalError {
-    ModalError::new(ErrorKind::Service, "router", format!("the address of the sandbox is not encrypted: {url}"))
+    ModalError::new(
+        ErrorKind::Service,
+        "router",
+        format!("the address of the sandbox is not encrypted: {url}"),
+    )
 }

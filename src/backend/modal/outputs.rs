@@ -32,8 +32,7 @@ impl Outputs {
     pub(super) async fn receive(&self, exec: &Exec) -> Result<Report, Trouble> {
         let (policy, root) = (self.policy()?, self.root.clone());
         let (archive, pieces) = mpsc::channel(OUTPUT_PIECES);
-        let unpacking =
-            tokio::task::spawn_blocking(move || unpack(Pieces::new(pieces), &policy, &root));
+        let unpacking = tokio::task::spawn_blocking(move || unpack(Pieces::new(pieces), &policy, &root));
         let (said, packed) = tokio::join!(self.stderr(exec), feed(exec, archive));
         let unpacked = unpacking.await.map_err(|error| broken_task(&error))?;
         match (packed?, unpacked) {
@@ -90,10 +89,7 @@ enum Passed {
     Refused,
 }
 
-async fn pass_on(
-    mut from: mpsc::Receiver<(Stream, Bytes)>,
-    to: mpsc::Sender<io::Result<Bytes>>,
-) -> Passed {
+async fn pass_on(mut from: mpsc::Receiver<(Stream, Bytes)>, to: mpsc::Sender<io::Result<Bytes>>) -> Passed {
     while let Some((_, piece)) = from.recv().await {
         if to.send(Ok(piece)).await.is_err() {
             return Passed::Refused;

@@ -42,7 +42,8 @@ pub(super) async fn builder(link: &Link, ids: &Ids, used: &Used) -> Result<Build
             ids.get(Kind::Builder, "", used, ask).await?
         }
     };
-    let wrong = |error: super::image::ImageError| Failure::new(Cause::Image, error.to_string()).help(error.help());
+    let wrong =
+        |error: super::image::ImageError| Failure::new(Cause::Image, error.to_string()).help(error.help());
     Ok(Builder::parse(&version).map_err(wrong)?)
 }
 

@@ -233,7 +233,10 @@ fn own_failure(exit: Exit, tail: &[u8], word: &str) -> Option<Failure> {
     let tail = String::from_utf8_lossy(tail);
     let line = tail.lines().rev().find_map(|line| line.strip_suffix(&format!(" [{word}]")))?;
     let message = line.rsplit_once("accel: ").map_or(line, |(_, message)| message);
-    Some(Failure::new(Cause::Infra, message.to_owned()).help("check the image: it needs sh, cat, cp, mkdir and a writable disk"))
+    Some(
+        Failure::new(Cause::Infra, message.to_owned())
+            .help("check the image: it needs sh, cat, cp, mkdir and a writable disk"),
+    )
 }
 
 fn was_killed(exit: Exit) -> bool {

@@ -21,10 +21,15 @@ use crate::store::journal::{SandboxKind, Settlement};
 /// How long the server holds a question for the sandbox's end, and how long its answer may take.
 const HOLD: Duration = Duration::from_secs(10);
 const HOLD_DEADLINE: Duration = Duration::from_secs(15);
+/// A wait that is expected to be short goes on for this long before it is asked whether the sandbox lives.
+const UNWATCHED: Duration = Duration::from_secs(1);
 /// After a question that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// For asking a sandbox to end, retries included.
 const TERMINATE: Duration = Duration::from_secs(10);
+/// How often a sandbox is asked to end, and the pause in between.
+const TERMINATE_TIMES: u32 = 3;
+const TERMINATE_PAUSE: Duration = Duration::from_millis(200);
 const TERMINATE_ATTEMPT: Duration = Duration::from_secs(5);
 /// The same when the user does not want to wait.
 const TERMINATE_NOW: Duration = Duration::from_secs(2);
@@ -79,6 +84,12 @@ impl Sandbox {
         }
     }
 
+    /// As [`death`](Self::death), for waits that are short unless something is wrong: asks nothing in the beginning.
+    pub(super) async fn late_death(&self) -> Death {
+        tokio::time::sleep(UNWATCHED).await;
+        self.death().await
+    }
+
     /// Whether the sandbox has ended by now.
     pub(super) async fn has_died(&self) -> Option<Death> {
         self.ask(Duration::ZERO).await.ok().flatten()
@@ -89,9 +100,7 @@ impl Sandbox {
         let method = generation::wait(self.kind).with_retry(policy);
         let request = wire::SandboxWaitRequest { sandbox_id: self.id.clone(), timeout: hold.as_secs_f32() };
         match self.link.plane.call_with(method, request, &self.options).await {
-            Ok(answer) if death::has_ended(answer.result.as_ref()) => {
-                Ok(answer.result.map(Death::Result))
-            }
+            Ok(answer) if death::has_ended(answer.result.as_ref()) => Ok(answer.result.map(Death::Result)),
             Ok(_) => Ok(None),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(Some(Death::Vanished)),
             Err(error) => Err(error),
@@ -104,23 +113,36 @@ impl Sandbox {
             Haste::Usual => TERMINATE,
             Haste::Now => TERMINATE_NOW,
         };
-        let policy = RetryPolicy::DEFAULT.attempt_timeout(TERMINATE_ATTEMPT.min(total)).max_retries(2);
-        let method = generation::terminate(self.kind).with_retry(policy);
-        let request = wire::SandboxTerminateRequest { sandbox_id: self.id.clone() };
-        let call = self.link.plane.call_with(method, request, &self.options);
-        match tokio::time::timeout(total, call).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) if error.kind == ErrorKind::NotFound => Ok(()),
+        match tokio::time::timeout(total, self.ask_to_end(TERMINATE_ATTEMPT.min(total))).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.left_behind(&error.to_string())),
             Err(_) => Err(self.left_behind(&format!("no answer within {} s", total.as_secs()))),
         }
     }
 
+    /// A sandbox that lives on costs money, so even a refusal is not believed at once.
+    async fn ask_to_end(&self, attempt: Duration) -> Result<(), ModalError> {
+        let policy = RetryPolicy::DEFAULT.attempt_timeout(attempt).max_retries(2);
+        let method = generation::terminate(self.kind).with_retry(policy);
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            let request = wire::SandboxTerminateRequest { sandbox_id: self.id.clone() };
+            match self.link.plane.call_with(method, request, &self.options).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind == ErrorKind::NotFound && asked > 1 => return Ok(()),
+                Err(error) if asked >= TERMINATE_TIMES => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "the sandbox could not be ended");
+                    self.link.clock().sleep(TERMINATE_PAUSE).await;
+                }
+            }
+        }
+    }
+
     fn left_behind(&self, reason: &str) -> Failure {
-        Failure::new(Cause::Infra, format!("sandbox {} may still run: {reason}", self.id)).help(format!(
-            "the next run with Modal ends it, or end it now: accel stop {}",
-            self.lease.id()
-        ))
+        Failure::new(Cause::Infra, format!("sandbox {} may still run: {reason}", self.id))
+            .help(format!("the next run with Modal ends it, or end it now: accel stop {}", self.lease.id()))
     }
 
     /// Ends the sandbox and with it the lease. A lease of a sandbox that may still run stays in the journal.

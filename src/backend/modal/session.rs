@@ -68,7 +68,7 @@ impl ModalSession {
             _ = cancel.above(CancelLevel::Stop(crate::backend::StopReason::Terminate)) => {
                 return Ok(Exit::Signal(9));
             }
-            death = sandbox.death() => {
+            death = sandbox.late_death() => {
                 self.fate = Fate::Ended;
                 return Err(death.into_failure());
             }
@@ -150,8 +150,7 @@ impl ModalSession {
         let outputs = Outputs { root: self.request.root.clone(), patterns };
         let receiving = async {
             let clock = self.link.clock();
-            let exec =
-                Exec::start(&self.running.router, clock, &self.running.task, argv, Vec::new()).await?;
+            let exec = Exec::start(&self.running.router, clock, &self.running.task, argv, Vec::new()).await?;
             let (received, _) = tokio::join!(outputs.receive(&exec), exec.write_stdin(Bytes::new()));
             received
         };
@@ -160,7 +159,7 @@ impl ModalSession {
         let report = tokio::select! {
             biased;
             received = receiving => received.map_err(Trouble::into_failure)?,
-            death = self.running.sandbox.death() => return Err(death.into_failure()),
+            death = self.running.sandbox.late_death() => return Err(death.into_failure()),
             _ = cancel.above(level) => return Err(Failure::new(Cause::Infra, "stopped")),
         };
         let count = report.written.len();

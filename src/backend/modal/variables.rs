@@ -33,7 +33,10 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// As the exec's own source of secrets: values are in no argument list and in no definition.
-pub(super) fn of_job(request: &OpenRequest, around: &Surroundings<'_>) -> Result<wire::SecretSource, Failure> {
+pub(super) fn of_job(
+    request: &OpenRequest,
+    around: &Surroundings<'_>,
+) -> Result<wire::SecretSource, Failure> {
     let spec = &request.spec;
     let mut contents = BTreeMap::new();
     let hints: &[&str] = match around.color {
@@ -57,9 +60,8 @@ pub(super) fn of_job(request: &OpenRequest, around: &Surroundings<'_>) -> Result
 fn passed(patterns: &[String], host: &[(OsString, OsString)]) -> Result<Vec<(String, String)>, Failure> {
     let patterns = PatternSet::new(patterns.iter().map(String::as_str))
         .map_err(|error| Failure::new(Cause::Command, format!("pass_env: {error}")))?;
-    let text = |(name, value): &(OsString, OsString)| {
-        Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
-    };
+    let text =
+        |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
     let named = host.iter().filter_map(text).filter(|(name, _)| patterns.matching(name).is_some());
     Ok(named.collect())
 }

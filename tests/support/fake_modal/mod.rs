@@ -33,7 +33,7 @@ use base64::Engine as _;
 pub use call::Call;
 pub use faults::Fault;
 pub use image::{Build, BuildEnd};
-pub use sandbox::{AfterDeath, Death, Fate, Moment, SandboxView};
+pub use sandbox::{AfterDeath, Death, Fate, Moment, SandboxView, Version};
 pub use state::{Kind, State};
 
 /// The server sides, as generated.

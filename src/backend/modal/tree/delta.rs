@@ -31,7 +31,8 @@ pub(super) fn between(old: &Manifest, new: &Manifest, root: &Path) -> Result<Opt
         Contents::File { size, .. } => Some(size),
         _ => None,
     });
-    let (count, bytes) = files.fold((0, 0_u64), |(count, bytes), size| (count + 1, bytes.saturating_add(size)));
+    let (count, bytes) =
+        files.fold((0, 0_u64), |(count, bytes), size| (count + 1, bytes.saturating_add(size)));
     let changes = difference.write.len() + difference.delete.len() + difference.change_mode.len();
     if count > MOST_FILES || bytes > MOST_BYTES || changes - count > MOST_OTHERS {
         return Ok(None);

@@ -31,7 +31,9 @@ use crate::base::digest::DigestBuilder;
 use crate::base::size::Bytes;
 use crate::event::{Level, Step, StepOutcome};
 use crate::plan::spec::SyncSet;
-use crate::workspace::tree::{Contents, HashOptions, Hashed, Manifest, Rules, Sha256Digest, TreeError, hash, scan};
+use crate::workspace::tree::{
+    Contents, HashOptions, Hashed, Manifest, Rules, Sha256Digest, TreeError, hash, scan,
+};
 use base::Base;
 pub use delta::Delta;
 
@@ -107,14 +109,11 @@ impl Sources {
     }
 
     /// A mount with the tree, and what it lacks.
-    pub(super) async fn mount(
-        &self,
-        walked: Walked,
-        context: &MountContext<'_>,
-    ) -> Result<Mounted, Trouble> {
+    pub(super) async fn mount(&self, walked: Walked, context: &MountContext<'_>) -> Result<Mounted, Trouble> {
         let Walked { manifest, base, size } = walked;
         let MountContext { ids, used, reporter, .. } = *context;
-        let step = reporter.begin(Step::Sync, format!("{} files, {}", manifest.files().count(), Bytes(size))).await;
+        let step =
+            reporter.begin(Step::Sync, format!("{} files, {}", manifest.files().count(), Bytes(size))).await;
         let key = manifest.digest().to_string();
         if let Some(mount) = ids.peek(Kind::Mount, &key, used).await {
             reporter.end(step, StepOutcome::Cached).await;

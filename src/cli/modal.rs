@@ -1,0 +1,115 @@
+//! Modal as the command line knows it: settings, machine and folders, gathered when the first job needs them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use super::ambient::Ambient;
+use crate::backend::local::ColorHint;
+use crate::backend::modal::clock::SystemClock;
+use crate::backend::modal::identity::Machine;
+use crate::backend::modal::settings::{self, Settings};
+use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings};
+use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
+use crate::domain::Place;
+use crate::plan::spec::Plan;
+use crate::store::{Database, Journal};
+
+/// The backend, made only for runs that use it: others need neither its settings nor its journal.
+pub struct Modal {
+    make: Box<dyn Fn() -> ModalSettings + Send + Sync>,
+    backend: OnceLock<ModalBackend>,
+}
+
+impl Modal {
+    pub fn new(plan: &Arc<Plan>, run: &str, color: ColorHint, ambient: &Ambient, folder: &Path) -> Self {
+        let (plan, run, folder) = (Arc::clone(plan), run.to_owned(), folder.to_owned());
+        let variables = ambient.variables.clone();
+        let (directories, network) = (ambient.directories(&folder), ambient.network());
+        let make = move || {
+            let text = |(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
+                Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
+            };
+            let texts: BTreeMap<String, String> = variables.0.iter().filter_map(text).collect();
+            let (config_path, settings) = load(&texts);
+            ModalSettings {
+                access: Access {
+                    settings,
+                    config_path,
+                    machine: machine(),
+                    network: network.clone(),
+                    clock: Arc::new(SystemClock),
+                },
+                target: plan.modal.clone(),
+                project: plan.project.clone(),
+                sync: plan.sync.clone(),
+                run: run.clone(),
+                host_env: variables.0.clone(),
+                color: match color {
+                    ColorHint::Unsaid => Color::Unsaid,
+                    ColorHint::Never => Color::Never,
+                    ColorHint::Always => Color::Always,
+                },
+                global_ignore: global_ignore(&texts),
+                journal: Journal::new(Database::new(directories.clone())),
+                directories: directories.clone(),
+            }
+        };
+        Self { make: Box::new(make), backend: OnceLock::new() }
+    }
+
+    fn backend(&self) -> &ModalBackend {
+        self.backend.get_or_init(|| ModalBackend::new((self.make)()))
+    }
+
+    /// Connects already, while the run is being prepared.
+    pub async fn warm_up(&self) {
+        self.backend().warm_up().await;
+    }
+
+    /// After the run: waits until nothing is left that was asked for too late to be used.
+    pub async fn finish(&self) {
+        if let Some(backend) = self.backend.get() {
+            backend.finish().await;
+        }
+    }
+}
+
+impl Backend for Modal {
+    fn place(&self) -> Place {
+        Place::Modal
+    }
+
+    fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
+        self.backend().open(request)
+    }
+}
+
+/// Where the user's settings are, and what they say.
+pub fn load(variables: &BTreeMap<String, String>) -> (PathBuf, Result<Settings, settings::SettingsError>) {
+    let home = variables.get("HOME").map(PathBuf::from).unwrap_or_default();
+    let path = settings::config_path(&home, variables);
+    let text = std::fs::read_to_string(&path).ok();
+    let settings = Settings::load(&path, text.as_deref(), variables);
+    (path, settings)
+}
+
+/// This machine as `uname` names it.
+pub fn machine() -> Machine {
+    let name = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let system = text(name.sysname());
+    Machine {
+        node: text(name.nodename()),
+        system: if system == "Darwin" { "macOS".to_owned() } else { system },
+        release: text(name.release()),
+        arch: text(name.machine()),
+    }
+}
+
+/// Where git looks for a user's own ignore file unless it is told otherwise.
+fn global_ignore(variables: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let set = |name: &str| variables.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
+    Some(folder.join("git").join("ignore")).filter(|path| path.is_file())
+}
