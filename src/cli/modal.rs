@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::account;
 use super::ambient::Ambient;
 use crate::backend::local::ColorHint;
 use crate::backend::modal::clock::SystemClock;
-use crate::backend::modal::identity::Machine;
-use crate::backend::modal::settings::{self, Settings};
 use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::Place;
@@ -31,12 +30,12 @@ impl Modal {
                 Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
             };
             let texts: BTreeMap<String, String> = variables.0.iter().filter_map(text).collect();
-            let (config_path, settings) = load(&texts);
+            let (config_path, settings) = account::load(&texts);
             ModalSettings {
                 access: Access {
                     settings,
                     config_path,
-                    machine: machine(),
+                    machine: account::machine(),
                     network: network.clone(),
                     clock: Arc::new(SystemClock),
                 },
@@ -82,28 +81,6 @@ impl Backend for Modal {
 
     fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
         self.backend().open(request)
-    }
-}
-
-/// Where the user's settings are, and what they say.
-pub fn load(variables: &BTreeMap<String, String>) -> (PathBuf, Result<Settings, settings::SettingsError>) {
-    let home = variables.get("HOME").map(PathBuf::from).unwrap_or_default();
-    let path = settings::config_path(&home, variables);
-    let text = std::fs::read_to_string(&path).ok();
-    let settings = Settings::load(&path, text.as_deref(), variables);
-    (path, settings)
-}
-
-/// This machine as `uname` names it.
-pub fn machine() -> Machine {
-    let name = rustix::system::uname();
-    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
-    let system = text(name.sysname());
-    Machine {
-        node: text(name.nodename()),
-        system: if system == "Darwin" { "macOS".to_owned() } else { system },
-        release: text(name.release()),
-        arch: text(name.machine()),
     }
 }
 
