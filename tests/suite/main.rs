@@ -33,6 +33,7 @@ mod official_sdk;
 #[path = "../support/python.rs"]
 mod python;
 
+mod leases;
 mod modal_cli;
 mod modal_faults;
 mod modal_images;

@@ -214,6 +214,11 @@ impl FakeModal {
         self.state().gpu_fates.insert(kind.to_owned(), fate);
     }
 
+    /// The id of an image of nothing.
+    pub fn empty_image(&self) -> String {
+        image::snapshot(&mut self.state())
+    }
+
     pub fn sandboxes(&self) -> Vec<SandboxView> {
         self.state().sandboxes.values().map(sandbox::Sandbox::view).collect()
     }
