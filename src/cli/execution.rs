@@ -75,13 +75,13 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let record = RecordSink::new(runs, plan.project.as_str(), plan.root.to_string_lossy());
     let beside = Beside { secrets, sinks: vec![Box::new(record)] };
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
-        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch());
+        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch())?;
         let decide = routing::decide(&plan, &gatherer).await;
         let summary =
             engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await;
         modal.finish().await;
-        summary
-    })?;
+        Ok::<_, CommandError>(summary)
+    })??;
     Ok(engine::exit_code(&plan, &summary))
 }
 

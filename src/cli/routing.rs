@@ -12,34 +12,83 @@ use crate::route;
 use crate::workspace::facts::{Gatherer, Surroundings};
 
 use super::ambient::Ambient;
+use super::error::CommandError;
+use crate::config::model::Fact;
+use crate::config::variables;
 
 /// What rules may ask about this machine and this invocation.
-pub fn gatherer(plan: &Plan, ambient: &Ambient, supervisor: &Supervisor, cancel: Cancel) -> Gatherer {
-    Gatherer::new(Surroundings {
+pub fn gatherer(
+    plan: &Plan,
+    ambient: &Ambient,
+    supervisor: &Supervisor,
+    cancel: Cancel,
+) -> Result<Gatherer, CommandError> {
+    Ok(Gatherer::new(Surroundings {
         root: plan.root.clone(),
         variables: ambient.variables.0.clone(),
-        caller: caller(ambient),
+        caller: caller(ambient)?,
         supervisor: supervisor.clone(),
         cancel,
+    }))
+}
+
+/// Decides for every attempt at every job before the first one starts, so that facts are gathered once and the
+/// engine need not wait. Jobs whose rules do not look at the attempt keep their place.
+pub async fn decide(plan: &Plan, gatherer: &Gatherer) -> engine::Decide {
+    let mut decisions: BTreeMap<JobId, Vec<engine::Decision>> = BTreeMap::new();
+    for job in &plan.jobs {
+        let mut of_job = Vec::new();
+        for attempt in 1..=attempts(job) {
+            of_job.push(in_short(gatherer.decide(job, attempt).await));
+        }
+        decisions.insert(job.id.clone(), of_job);
+    }
+    Arc::new(move |job: &PlannedJob, attempt| {
+        let of_job = decisions.get(&job.id).expect("every job of the plan was decided");
+        let index = (attempt as usize).clamp(1, of_job.len()) - 1;
+        of_job[index].clone()
     })
 }
 
-/// Decides for every job before the first one starts; retries keep their job's place.
-pub async fn decide(plan: &Plan, gatherer: &Gatherer) -> engine::Decide {
-    let mut decisions: BTreeMap<JobId, engine::Decision> = BTreeMap::new();
-    for job in &plan.jobs {
-        decisions.insert(job.id.clone(), in_short(gatherer.decide(job).await));
-    }
-    Arc::new(move |job: &PlannedJob, _attempt| {
-        decisions.get(&job.id).cloned().expect("every job of the plan was decided")
-    })
+/// How many attempts can be decided differently.
+fn attempts(job: &PlannedJob) -> u32 {
+    let mut conditions = job.routing.rules.iter().flat_map(|rule| &rule.when);
+    if conditions.any(|condition| condition.fact == Fact::Attempt) { 1 + job.retry.max } else { 1 }
 }
 
 fn in_short(decision: route::Decision) -> engine::Decision {
     engine::Decision { place: decision.place, reason: decision.reason, reasons: decision.reasons }
 }
 
-fn caller(ambient: &Ambient) -> &'static str {
+/// What the fact `caller` can be.
+const CALLERS: [&str; 4] = ["human", "ci", "agent", "watch"];
+
+/// Variables that coding agents set for the commands they run.
+const AGENT_VARIABLES: [&str; 8] = [
+    "AI_AGENT",        // any: a shared convention
+    "CLAUDECODE",      // Claude Code
+    "CURSOR_AGENT",    // Cursor
+    "GEMINI_CLI",      // Gemini CLI
+    "CODEX_SANDBOX",   // Codex CLI
+    "AUGMENT_AGENT",   // Augment
+    "OPENCODE_CLIENT", // opencode
+    "COPILOT_CLI",     // GitHub Copilot CLI
+];
+
+/// Who calls: as `ACCEL_CALLER` says, else as the surroundings show. An agent within CI is an agent.
+pub fn caller(ambient: &Ambient) -> Result<&'static str, CommandError> {
+    if let Some(text) = ambient.variables.text(variables::CALLER) {
+        return CALLERS.into_iter().find(|caller| *caller == text).ok_or_else(|| {
+            CommandError::usage(format!("{} is `{text}`", variables::CALLER))
+                .help(format!("set it to one of {}", CALLERS.join(", ")))
+        });
+    }
     let set = |name: &str| ambient.variables.text(name).is_some_and(|value| value != "0" && value != "false");
-    if set("CI") { "ci" } else { "human" }
+    Ok(if AGENT_VARIABLES.into_iter().any(set) {
+        "agent"
+    } else if set("CI") {
+        "ci"
+    } else {
+        "human"
+    })
 }

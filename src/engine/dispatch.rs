@@ -156,6 +156,10 @@ impl Dispatcher {
     }
 
     async fn start(&mut self, index: usize, place: Place) {
+        if self.job(index).is_group() {
+            self.slots.release(place);
+            return self.finish(index, Verdict::Passed).await;
+        }
         if let Some(routed) = self.jobs[index].routed.take() {
             self.emitter.emit(*routed).await;
         }

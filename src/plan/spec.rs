@@ -89,6 +89,13 @@ pub struct PlannedJob {
     pub provenance: BTreeMap<String, String>,
 }
 
+impl PlannedJob {
+    /// A job without a command: it passes once all that it needs has passed.
+    pub fn is_group(&self) -> bool {
+        matches!(&self.spec.command, CommandSpec::Shell(text) if text.is_empty())
+    }
+}
+
 /// The rules that decide a job's place, strongest first; where none applies, the built-in rule does.
 #[derive(Debug, Clone, Default)]
 pub struct Routing {

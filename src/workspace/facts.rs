@@ -72,14 +72,33 @@ pub struct Gatherer {
     missing: RefCell<BTreeSet<Fact>>,
 }
 
+/// What is known, at one attempt at a job.
+struct AtAttempt<'a> {
+    gatherer: &'a Gatherer,
+    attempt: u32,
+}
+
+impl Facts for AtAttempt<'_> {
+    fn get(&self, fact: Fact) -> FactValue {
+        match fact {
+            Fact::Attempt => FactValue::Count(f64::from(self.attempt)),
+            _ => self.gatherer.get(fact),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.gatherer.variable(name)
+    }
+}
+
 impl Gatherer {
     pub fn new(surroundings: Surroundings) -> Self {
         Self { surroundings, known: RefCell::default(), missing: RefCell::default() }
     }
 
-    /// The job's place; see [`route::decide`].
-    pub async fn decide(&self, job: &PlannedJob) -> Decision {
-        self.until_known(|facts| route::decide(job, facts)).await
+    /// The job's place at an attempt, counted from 1; see [`route::decide`].
+    pub async fn decide(&self, job: &PlannedJob, attempt: u32) -> Decision {
+        self.until_known(|facts| route::decide(job, &AtAttempt { gatherer: facts, attempt })).await
     }
 
     /// The same with every rule evaluated; see [`route::explain`].
@@ -87,7 +106,7 @@ impl Gatherer {
         self.until_known(|facts| route::explain(job, facts)).await
     }
 
-    async fn until_known(&self, decide: impl Fn(&dyn Facts) -> Decision) -> Decision {
+    async fn until_known(&self, decide: impl Fn(&Self) -> Decision) -> Decision {
         loop {
             let decision = decide(self);
             let missing = self.missing.take();

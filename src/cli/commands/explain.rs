@@ -19,7 +19,7 @@ pub fn run(args: &ExplainArgs, context: &Context<'_>) -> Outcome {
     let asked = plan.jobs.iter().filter(|job| plan.requested.contains(&job.id));
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, source.watch());
+    let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, source.watch())?;
     let explained = execution::runtime()?.block_on(async {
         let mut explained = Vec::new();
         for job in asked {

@@ -97,16 +97,20 @@ fn by_flag<T>(name: &str, value: T) -> Valued<T> {
 fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch());
+    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer));
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {
+        let name = context.printer.paint(Style::Name, &format!("{:widest$}", job.id.as_str()));
+        if job.is_group() {
+            let needs: Vec<&str> = job.needs.iter().map(|need| plan.jobs[*need].id.as_str()).collect();
+            return format!("{name}  {:5}  after {}\n", "-", needs.join(", "));
+        }
         let place = decide(job, 1).place.as_str();
         let command = match &job.spec.command {
             CommandSpec::Shell(text) => text.lines().collect::<Vec<_>>().join("; "),
             CommandSpec::Argv(words) => shell_join(words.iter().map(String::as_str)),
         };
-        let name = context.printer.paint(Style::Name, &format!("{:widest$}", job.id.as_str()));
         format!("{name}  {place:5}  {command}\n")
     };
     Ok(plan.jobs.iter().map(line).collect())
