@@ -38,6 +38,14 @@ fn a_reader_that_goes_away_is_success() {
 }
 
 #[test]
+fn a_job_whose_reader_goes_away_is_quiet_about_it() {
+    let world = World::new().file("accel.toml", "version = 1\n[jobs.count]\nrun = ['seq', '1', '1000000']\n");
+    let line =
+        format!("{} -q run count | head -n 1; echo \"${{PIPESTATUS[0]}}\"", env!("CARGO_BIN_EXE_accel"));
+    world.program("bash").args(["-c", &line]).run().code(0).stdout("1\n141\n").stderr("");
+}
+
+#[test]
 fn no_home_is_needed_for_a_host_job() {
     world()
         .accel(["run", "hello"])

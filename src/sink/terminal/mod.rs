@@ -20,7 +20,7 @@ pub use screen::Port;
 pub use style::Colors;
 
 use super::{Sink, SinkError};
-use crate::domain::{JobId, Stream};
+use crate::domain::{Exit, JobId, Stream};
 use crate::event::{Event, Level, Stamped, Verdict};
 use lane::{Lane, NameColumn};
 use screen::Screen;
@@ -32,6 +32,10 @@ const WORTH_A_CLOSING_LINE: Duration = Duration::from_secs(10);
 
 /// After a stop, how often the jobs that have not ended are named.
 const WAIT_NAMED_MS: u64 = 1_000;
+
+const SIGPIPE: i32 = 13;
+/// What a shell exits with after a command that SIGPIPE ended.
+const AFTER_SIGPIPE: u8 = 141;
 
 /// How much accel itself says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,6 +151,12 @@ impl TerminalSink {
             // Hundreds of jobs that never began say nothing that the summary does not.
             Verdict::Cancelled { .. } if *attempts == 0 => Verbosity::Verbose,
             Verdict::Skipped { .. } | Verdict::Cancelled { .. } => Verbosity::Normal,
+            // `| head` had enough of a job that writes to accel's own stdout: its exit code says so.
+            Verdict::Failed { exit: Exit::Signal(SIGPIPE) | Exit::Code(AFTER_SIGPIPE) }
+                if !self.several() =>
+            {
+                Verbosity::Verbose
+            }
             Verdict::Failed { .. } | Verdict::TimedOut { .. } | Verdict::Errored { .. } => {
                 self.failed.push(job.to_string());
                 Verbosity::Quiet
