@@ -8,7 +8,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 pub use clap_complete::Shell;
 
 use super::ambient::ColorWish;
@@ -130,7 +131,7 @@ pub enum Command {
 
     /// Show the jobs of the file
     #[command(visible_alias = "ls")]
-    List,
+    List(ListArgs),
 
     /// Find mistakes in accel.toml and the files that it names
     Check,
@@ -272,6 +273,13 @@ impl OnArg {
 }
 
 #[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only the names, one a line
+    #[arg(long)]
+    pub names: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct PlanArgs {
     /// Names, globs or matrix combinations of jobs [default: all]
     #[arg(value_name = "JOB")]
@@ -381,6 +389,29 @@ pub struct InitArgs {
 pub enum Parsed {
     Run(Box<Cli>),
     Print(Rendered),
+    Unknown(Box<UnknownCommand>),
+}
+
+/// A first word that names no command.
+pub struct UnknownCommand {
+    pub word: String,
+    /// What could be read beside it.
+    pub global: GlobalArgs,
+}
+
+/// The names of the commands.
+pub fn command_names() -> Vec<String> {
+    Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
+}
+
+fn unknown_command(arguments: &[OsString], error: &clap::Error) -> Option<UnknownCommand> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let matches = Cli::command().ignore_errors(true).try_get_matches_from(arguments).ok()?;
+    // A wrong word after a command that has commands of its own is left to clap.
+    let known =
+        matches.subcommand_name().is_some_and(|name| command_names().iter().any(|known| known == name));
+    let global = GlobalArgs::from_arg_matches(&matches).ok()?;
+    (!known).then(|| UnknownCommand { word: word.clone(), global })
 }
 
 /// Help, version or a usage error.
@@ -403,11 +434,14 @@ impl Rendered {
 pub fn parse(arguments: &[OsString]) -> Parsed {
     match Cli::try_parse_from(arguments) {
         Ok(cli) => Parsed::Run(Box::new(cli)),
-        Err(error) => Parsed::Print(Rendered {
-            plain: error.render().to_string(),
-            styled: error.render().ansi().to_string(),
-            code: if error.use_stderr() { exit_code::USAGE } else { 0 },
-        }),
+        Err(error) => match unknown_command(arguments, &error) {
+            Some(unknown) => Parsed::Unknown(Box::new(unknown)),
+            None => Parsed::Print(Rendered {
+                plain: error.render().to_string(),
+                styled: error.render().ansi().to_string(),
+                code: if error.use_stderr() { exit_code::USAGE } else { 0 },
+            }),
+        },
     }
 }
 
@@ -424,7 +458,24 @@ pub fn short_help(color: ColorChoice) -> String {
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "accel", &mut script);
+    match shell {
+        Shell::Bash => script.extend_from_slice(include_bytes!("completions/jobs.bash")),
+        Shell::Fish => script.extend_from_slice(include_bytes!("completions/jobs.fish")),
+        Shell::Zsh => return with_jobs_in_zsh(script),
+        _ => {}
+    }
     script
+}
+
+/// The places of the generated script where job names go; everything else stays as it is.
+fn with_jobs_in_zsh(script: Vec<u8>) -> Vec<u8> {
+    let Ok(text) = String::from_utf8(script.clone()) else { return script };
+    let arguments = "matrix combinations of jobs";
+    let lines = text.split_inclusive('\n').map(|line| {
+        if line.contains(arguments) { line.replace(":_default", ":_accel_jobs") } else { line.to_owned() }
+    });
+    let text: String = lines.collect();
+    text.replacen("_accel() {", concat!(include_str!("completions/jobs.zsh"), "\n_accel() {"), 1).into_bytes()
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub mod signals;
 
 pub use ambient::Ambient;
 
+use std::panic::{self, UnwindSafe};
+
 use crate::base::exit_code;
 use args::{Cli, Command, Parsed, Rendered};
 use context::Context;
@@ -35,6 +37,11 @@ pub fn main(ambient: &Ambient) -> u8 {
     match args::parse(&ambient.arguments) {
         Parsed::Run(cli) => run(ambient, &cli),
         Parsed::Print(rendered) => show(ambient, &rendered),
+        Parsed::Unknown(unknown) => {
+            let context = Context::new(ambient, &unknown.global);
+            commands::unknown::explain(&unknown.word, &context).print(&context.printer);
+            exit_code::USAGE
+        }
     }
 }
 
@@ -50,7 +57,7 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
     let Some(command) = command else { return commands::welcome::run(context) };
     match command {
         Command::Run(args) => commands::run::run(args, context),
-        Command::List => commands::list::run(context),
+        Command::List(args) => commands::list::run(args, context),
         Command::Check => commands::check::run(context),
         Command::Plan(args) => commands::plan::run(args, context),
         Command::Explain(args) => commands::explain::run(args, context),
@@ -79,9 +86,15 @@ fn show(ambient: &Ambient, rendered: &Rendered) -> u8 {
     printer.result(text).map_or(exit_code::ACCEL_FAILED, |()| 0)
 }
 
+/// Runs a command to its exit code; one that panics has failed as accel.
+pub fn guarded(command: impl FnOnce() -> u8 + UnwindSafe) -> u8 {
+    install_panic_hook();
+    panic::catch_unwind(command).unwrap_or(exit_code::ACCEL_FAILED)
+}
+
 /// Replaces Rust's panic report, which is for programmers, by one line that says what to do.
-pub fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|panic| {
+fn install_panic_hook() {
+    panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let payload = panic.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);

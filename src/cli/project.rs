@@ -70,8 +70,12 @@ impl Project {
         })
     }
 
-    /// One line; `accel check` shows them whole.
+    /// A few are shown whole; of more, `accel check` shows them all.
     pub fn mention_warnings(&self, printer: &Printer) {
+        const FEW: usize = 3;
+        if self.warnings.len() <= FEW {
+            return printer.diagnostics(&self.warnings, &self.config.sources);
+        }
         let count = self.warnings.iter().filter(|finding| finding.severity == Severity::Warning).count();
         if count > 0 {
             let noun = if count == 1 { "warning" } else { "warnings" };

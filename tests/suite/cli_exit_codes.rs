@@ -137,3 +137,14 @@ fn wait_until(holds: impl Fn() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_mistake_in_accel_is_one_line_and_its_own_code() {
+    let broken = World::new().program(crate::beacons::helper()).arg("panic").run();
+    broken
+        .code(125)
+        .stdout("")
+        .stderr_has("index out of range")
+        .stderr_has("help: this is a mistake in accel");
+    broken.stderr_lacks("RUST_BACKTRACE");
+}

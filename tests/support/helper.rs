@@ -27,13 +27,15 @@ late COUNT MILLIS            exit, and leave a child that writes COUNT lines, on
 spew BYTES                   write a known pattern of that many bytes to stdout and as many to stderr
 session PROGRAM ARGUMENTS    run a program as the leader of a session, its stdin as its terminal
 descriptors                  list the open file descriptors
-stdin                        read standard input and say how many bytes came";
+stdin                        read standard input and say how many bytes came
+panic                        break as an accel that has a mistake";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["beacon", socket, name] => beacon(socket, name),
+        ["panic"] => std::process::exit(accel::cli::guarded(|| panic!("index out of range")).into()),
         ["stubborn", socket, name] => {
             shell("trap '' INT TERM HUP; exec \"$0\" beacon \"$1\" \"$2\"", socket, name)
         }

@@ -5,6 +5,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::base::quote::shell_join;
 use crate::cli::Outcome;
+use crate::cli::args::ListArgs;
 use crate::cli::context::Context;
 use crate::cli::printer::{Format, Printer, Style};
 use crate::cli::project::Project;
@@ -19,8 +20,13 @@ const SHORTEST_DESCRIPTION: usize = 12;
 /// Names longer than this do not push the other columns to the right.
 const WIDEST_NAME: usize = 32;
 
-pub fn run(context: &Context<'_>) -> Outcome {
+pub fn run(args: &ListArgs, context: &Context<'_>) -> Outcome {
     let project = Project::open(context)?;
+    if args.names {
+        let names: String = project.config.jobs.keys().map(|name| format!("{name}\n")).collect();
+        context.printer.result(names)?;
+        return Ok(0);
+    }
     let (config, printer) = (&project.config, &context.printer);
     let rows = rows(config);
     if printer.format == Format::Json {

@@ -15,4 +15,5 @@ pub mod run;
 pub mod schema;
 pub mod stop;
 pub mod sync;
+pub mod unknown;
 pub mod welcome;
