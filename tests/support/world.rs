@@ -12,6 +12,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -191,7 +192,7 @@ impl World {
             .env("TZ", "UTC")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .process_group(0);
-        Invocation { command, stdin: None, stdout: None, deadline: self.deadline, root }
+        Invocation { command, stdin: None, stdout: None, stderr: None, deadline: self.deadline, root }
     }
 }
 
@@ -199,7 +200,8 @@ impl World {
 pub struct Invocation {
     command: Command,
     stdin: Option<Vec<u8>>,
-    stdout: Option<PipeWriter>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
     deadline: Duration,
     root: PathBuf,
 }
@@ -239,7 +241,14 @@ impl Invocation {
 
     /// Standard output goes there instead of being collected.
     pub fn stdout_to(mut self, pipe: PipeWriter) -> Self {
-        self.stdout = Some(pipe);
+        self.stdout = Some(pipe.into());
+        self
+    }
+
+    /// Standard output and standard error are that terminal instead of being collected.
+    pub fn terminal(mut self, terminal: OwnedFd) -> Self {
+        self.stderr = Some(terminal.try_clone().unwrap());
+        self.stdout = Some(terminal);
         self
     }
 
@@ -262,7 +271,8 @@ impl Invocation {
     #[track_caller]
     pub fn spawn(mut self) -> Running {
         let described = format!("{:?}", self.command);
-        self.command.stdin(Stdio::piped()).stderr(Stdio::piped());
+        self.command.stdin(Stdio::piped());
+        self.command.stderr(self.stderr.take().map_or_else(Stdio::piped, Stdio::from));
         self.command.stdout(self.stdout.take().map_or_else(Stdio::piped, Stdio::from));
         let mark = watchdog::mark(&mut self.command);
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{described}: {error}"));
@@ -270,7 +280,7 @@ impl Invocation {
         drop(self.command);
         let watchdog = Watchdog::start(rustix::process::Pid::from_child(&child), mark, self.deadline);
         let stdout = child.stdout.take().map_or_else(Stream::ended, Stream::follow);
-        let stderr = Stream::follow(child.stderr.take().unwrap());
+        let stderr = child.stderr.take().map_or_else(Stream::ended, Stream::follow);
         Running { child, stdout, stderr, watchdog, described, root: self.root }
     }
 }
