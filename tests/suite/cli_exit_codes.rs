@@ -75,13 +75,13 @@ fn a_signal_stops_the_run_and_names_its_code() {
 }
 
 #[test]
-fn what_is_not_built_says_so_and_fails_as_accel() {
+fn what_cannot_be_run_says_why_and_fails_as_accel() {
     let world = World::new().file(
         "accel.toml",
         "version = 1\n[jobs.split]\nrun = 'true'\nshard = { count = 2 }\n\n[jobs.there]\nroute = 'modal'\nrun = 'true'\n",
     );
     world.accel(["run", "split"]).run().code(125).stderr_has("not built yet").stderr_has("split");
-    world.accel(["run", "there"]).run().code(125).stderr_has("not built yet").stderr_has("--on local");
+    world.accel(["run", "there"]).run().code(125).stderr_has("no Modal token").stderr_has("MODAL_TOKEN_ID");
     world.accel(["run", "there", "--on", "local"]).run().code(0);
     world.accel(["run", "there"]).env("ACCEL_ON", "local").run().code(0);
     world.accel(["run", "there"]).env("ACCEL_ON", "moon").run().code(2).stderr_has("ACCEL_ON");
