@@ -42,6 +42,7 @@ mod modal_cli;
 mod modal_faults;
 mod modal_images;
 mod modal_run;
+mod modal_parity;
 mod modal_sdk;
 mod modal_sdk_faults;
 mod modal_settings;

@@ -425,23 +425,6 @@ const SAME_DEFINITIONS: [&str; 6] = [
     ]",
 ];
 
-/// Ids differ between the two sides; that one is there must not.
-fn without_ids(mut request: accel::backend::modal::wire::client::ImageGetOrCreateRequest) -> String {
-    let hide = |id: &mut String| {
-        if !id.is_empty() {
-            *id = "id".into();
-        }
-    };
-    hide(&mut request.app_id);
-    let image = request.image.as_mut().unwrap();
-    hide(&mut image.context_mount_id);
-    image.base_images.iter_mut().for_each(|base| hide(&mut base.image_id));
-    image.secret_ids.iter_mut().for_each(hide);
-    image.volume_mounts.iter_mut().for_each(|mount| hide(&mut mount.volume_id));
-    image.image_registry_config.iter_mut().for_each(|config| hide(&mut config.secret_id));
-    format!("{request:#?}")
-}
-
 #[tokio::test]
 async fn the_official_sdk_sends_the_same_requests_today() {
     let Some(interpreter) = crate::python::with_modal() else { return };
@@ -462,12 +445,13 @@ async fn the_official_sdk_sends_the_same_requests_today() {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // The SDK asks once for layers that two definitions share.
-        let theirs: BTreeSet<_> = modal.state().image_requests.iter().cloned().map(without_ids).collect();
+        let theirs: BTreeSet<_> =
+            modal.state().image_requests.iter().cloned().map(crate::official_sdk::without_ids).collect();
         let mut server = Server::default();
         let ours: BTreeSet<_> = SAME_DEFINITIONS
             .iter()
             .flat_map(|keys| server.requests(&compile(&image(keys), builder).unwrap(), builder))
-            .map(|bytes| without_ids(decode(&bytes)))
+            .map(|bytes| crate::official_sdk::without_ids(decode(&bytes)))
             .collect();
         let missing: Vec<_> = theirs.symmetric_difference(&ours).collect();
         assert!(missing.is_empty(), "under {} only one side sends {missing:#?}", builder.as_str());

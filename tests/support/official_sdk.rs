@@ -1,7 +1,10 @@
 //! Programs of the official SDK, run against the tests' Modal.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use accel::backend::modal::wire::client as wire;
 
 use crate::fake_modal::FakeModal;
 use crate::python;
@@ -57,4 +60,33 @@ image = modal.Image.debian_slim('3.12').uv_pip_install('numpy')
 
 pub fn begin(rest: &str) -> String {
     format!("{BEGINNING}{rest}")
+}
+
+/// Ids differ between the two sides; that one is there must not.
+pub fn without_ids(mut request: wire::ImageGetOrCreateRequest) -> String {
+    let hide = |id: &mut String| {
+        if !id.is_empty() {
+            *id = "id".into();
+        }
+    };
+    hide(&mut request.app_id);
+    let image = request.image.as_mut().unwrap();
+    hide(&mut image.context_mount_id);
+    image.base_images.iter_mut().for_each(|base| hide(&mut base.image_id));
+    image.secret_ids.iter_mut().for_each(hide);
+    image.volume_mounts.iter_mut().for_each(|mount| hide(&mut mount.volume_id));
+    image.image_registry_config.iter_mut().for_each(|config| hide(&mut config.secret_id));
+    format!("{request:#?}")
+}
+
+/// Every layer that was asked for, and the files of every mount that images are built with; ids hidden.
+pub fn image_requests(modal: &FakeModal) -> BTreeSet<String> {
+    let requests = modal.state().image_requests.clone();
+    let contexts: BTreeSet<_> = requests
+        .iter()
+        .filter_map(|request| Some(request.image.as_ref()?.context_mount_id.clone()))
+        .collect();
+    let mut all: BTreeSet<_> = requests.into_iter().map(without_ids).collect();
+    all.extend(contexts.iter().filter(|id| !id.is_empty()).map(|id| format!("{:#?}", modal.mount(id))));
+    all
 }

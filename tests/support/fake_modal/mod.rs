@@ -272,6 +272,11 @@ impl FakeModal {
         self.router_link.heal();
     }
 
+    /// The files of a mount, by name.
+    pub fn mount(&self, id: &str) -> Vec<accel::backend::modal::wire::client::MountFile> {
+        storage::files(&self.state(), id)
+    }
+
     /// The folder that stands for a sandbox's `/`.
     pub fn root_of(&self, sandbox_id: &str) -> std::path::PathBuf {
         self.state().sandboxes[sandbox_id].root().to_owned()
