@@ -10,7 +10,7 @@ fn examples() -> PathBuf {
 }
 
 /// A world whose project is a copy of the example's committed files.
-fn example(name: &str) -> World {
+pub fn example(name: &str) -> World {
     let world = World::new().with_host_tools();
     copy_tree(&examples().join(name), &world.project());
     world
@@ -91,7 +91,7 @@ fn matrix_runs_each_combination() {
 }
 
 /// The last line of a pytest run without its duration.
-fn verdict(finished: &Finished) -> String {
+pub fn verdict(finished: &Finished) -> String {
     let text = finished.stdout_text();
     let last =
         text.lines().rev().find(|line| line.contains("passed")).unwrap_or_else(|| panic!("{finished:?}"));

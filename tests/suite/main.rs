@@ -39,10 +39,11 @@ mod python;
 
 mod leases;
 mod modal_cli;
+mod modal_examples;
 mod modal_faults;
 mod modal_images;
-mod modal_run;
 mod modal_parity;
+mod modal_run;
 mod modal_sdk;
 mod modal_sdk_faults;
 mod modal_settings;
