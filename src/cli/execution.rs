@@ -14,7 +14,7 @@ use crate::diag::ColorChoice;
 use crate::domain::Place;
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
 use crate::event;
-use crate::plan::spec::Plan;
+use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
 use crate::process::{Ownership, Supervisor};
 use crate::redact::Secrets;
 use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
@@ -76,13 +76,33 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let beside = Beside { secrets, sinks: vec![Box::new(record)] };
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch())?;
-        let decide = routing::decide(&plan, &gatherer).await;
-        let summary =
-            engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await;
+        let run = async {
+            let decide = routing::decide(&plan, &gatherer).await;
+            engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
+        };
+        let summary = beside_connecting(&modal, &plan, run).await;
         modal.finish().await;
         Ok::<_, CommandError>(summary)
     })??;
     Ok(engine::exit_code(&plan, &summary))
+}
+
+/// Connects to Modal while facts are gathered and needs are run, if some job is certain to go there.
+async fn beside_connecting<T>(modal: &Modal, plan: &Plan, run: impl Future<Output = T>) -> T {
+    let certain = |job: &PlannedJob| {
+        let rule = job.routing.rules.iter().find(|rule| rule.when.is_empty());
+        job.routing.rules.iter().all(|rule| rule.to == RuleTarget::Place(Place::Modal)) && rule.is_some()
+    };
+    if !plan.jobs.iter().any(certain) {
+        return run.await;
+    }
+    let connecting = modal.warm_up();
+    tokio::pin!(run, connecting);
+    tokio::select! {
+        biased;
+        done = &mut run => done,
+        () = &mut connecting => run.await,
+    }
 }
 
 /// What goes with the showing of events.

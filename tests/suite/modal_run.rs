@@ -378,3 +378,50 @@ fn a_timeout_ends_the_job_and_its_sandbox() {
     run(&world).code(124).stdout("begun\n");
     assert!(modal.alive().is_empty());
 }
+
+#[test]
+fn what_a_killed_accel_left_is_ended_by_the_next_run() {
+    let modal = FakeModal::serve();
+    let jobs = "[jobs.it]\nrun = 'echo ready; sleep 1000'\n[jobs.next]\nrun = 'echo next'\n";
+    let world = world(&modal, jobs);
+    let mut running = world.accel(["run", "it"]).spawn();
+    running.wait_for_stdout("ready\n");
+    running.signal(Signal::KILL);
+    running.finish();
+    assert_eq!(modal.alive().len(), 1);
+    world.accel(["run", "next"]).run().code(0).stdout("next\n").stderr_has("ended what an earlier run left");
+    assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn jobs_side_by_side_share_what_they_have_in_common() {
+    let modal = FakeModal::serve();
+    let jobs = "[jobs.it]\nmatrix = { n = ['1', '2', '3', '4'] }\nrun = 'echo ${matrix.n} $(cat data)'\n";
+    let world = world(&modal, jobs).file("data", "d");
+    run(&world).code(0);
+    for method in ["AppGetOrCreate", "AuthTokenGet", "ImageGetOrCreate", "MountGetOrCreate"] {
+        assert_eq!(modal.calls_of(method).len(), 1, "{method}");
+    }
+    assert_eq!(modal.sandboxes().len(), 4);
+}
+
+#[test]
+fn what_is_wrong_with_the_account_is_said_with_the_remedy() {
+    let modal = FakeModal::serve();
+    modal.state().credentials = Some(("ak-right".to_owned(), "as-right".to_owned()));
+    run(&world(&modal, &job("true")))
+        .code(125)
+        .stderr_has("refuses the credentials")
+        .stderr_has("modal token new");
+    let nobody = World::new().file("accel.toml", "version = 1\n[jobs.it]\nroute = 'modal'\nrun = 'true'\n");
+    run(&nobody).code(125).stderr_has("no Modal token").stderr_has("MODAL_TOKEN_ID");
+}
+
+#[test]
+fn a_tree_that_is_too_large_is_refused_before_anything_is_sent() {
+    let modal = FakeModal::serve();
+    let world = world(&modal, "[sync]\nmax_size = '1MB'\n[jobs.it]\nrun = 'true'\n");
+    world.write("big/data.bin", vec![0; 2_000_000]);
+    run(&world).code(125).stderr_has("max_size").stderr_has("big/data.bin");
+    assert!(modal.calls_of("MountPutFile").is_empty());
+}

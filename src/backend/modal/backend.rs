@@ -12,6 +12,8 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
@@ -25,6 +27,7 @@ use super::link::{Access, Link};
 use super::reporter::Reporter;
 use super::resolve;
 use super::session::{Fate, ModalSession};
+use super::sweep::Sweeper;
 use super::tree::{MountContext, Mounted, Sources};
 use super::trouble::Trouble;
 use super::variables::{self, Color, Surroundings};
@@ -57,7 +60,7 @@ pub struct ModalSettings {
 pub struct ModalBackend {
     settings: ModalSettings,
     shared: OnceCell<Shared>,
-    forsaken: TaskTracker,
+    aside: TaskTracker,
 }
 
 /// Made when the first job comes.
@@ -67,11 +70,13 @@ struct Shared {
     ground: Ground,
     /// For what is kept between runs besides ids; `None` when there is no such folder.
     memory: Option<PathBuf>,
+    /// Set by the job that has begun to look for what earlier runs left.
+    swept: AtomicBool,
 }
 
 impl ModalBackend {
     pub fn new(settings: ModalSettings) -> Self {
-        Self { settings, shared: OnceCell::new(), forsaken: TaskTracker::new() }
+        Self { settings, shared: OnceCell::new(), aside: TaskTracker::new() }
     }
 
     /// Connects, so that the first job finds the connection standing. Faults are reported to that job.
@@ -82,11 +87,11 @@ impl ModalBackend {
         }
     }
 
-    /// Waits for create calls that nobody waits for any more, until what they made is ended. Called once, after
-    /// every session is closed.
+    /// Waits for what goes on beside the jobs: create calls that nobody waits for any more, until what they made is
+    /// ended, and the sweep. Called once, after every session is closed.
     pub async fn finish(&self) {
-        self.forsaken.close();
-        self.forsaken.wait().await;
+        self.aside.close();
+        self.aside.wait().await;
     }
 
     async fn shared(&self) -> Result<&Shared, Failure> {
@@ -96,7 +101,10 @@ impl ModalBackend {
     fn make_shared(&self) -> Result<Shared, Failure> {
         let settings = &self.settings;
         let account = settings.access.account()?;
-        let remembered = Remembered::new(settings.journal.database().clone(), account.clone());
+        // Ids of one environment mean nothing in another.
+        let environment = settings.target.environment.as_deref().unwrap_or_default();
+        let remembered =
+            Remembered::new(settings.journal.database().clone(), format!("{account}{environment}"));
         let memory = settings.directories.open_state().ok().and_then(|folder| {
             let folder = folder.join("modal");
             let made = std::fs::create_dir_all(&folder);
@@ -111,9 +119,10 @@ impl ModalBackend {
                 project: settings.project.clone(),
                 app_name: settings.target.app.clone(),
                 run: settings.run.clone(),
-                forsaken: self.forsaken.clone(),
+                aside: self.aside.clone(),
             },
             memory,
+            swept: AtomicBool::new(false),
         })
     }
 
@@ -155,10 +164,12 @@ struct Opening<'a> {
 type Opened = (Link, Mounted, super::launch::Running);
 
 impl Opening<'_> {
-    /// Twice at most: when the server does not know an id that was remembered, or the token, all is asked for anew.
+    /// Twice at most: when the server does not know an id that was remembered, or the token, all is asked for anew;
+    /// when the tree changed while it was sent, it is walked again.
     async fn run(&self) -> Result<Opened, Trouble> {
         let used = Used::default();
         let trouble = match self.attempt(&used).await {
+            Err(Trouble::TreeChanged(_)) => return self.attempt(&Used::default()).await,
             Err(trouble) if trouble.is_gone() || trouble.is_auth() => trouble,
             done => return done,
         };
@@ -196,6 +207,7 @@ impl Opening<'_> {
     async fn prepare(&self, used: &Used) -> Result<(Link, Parts, Mounted), Trouble> {
         let sources = self.sources();
         let (link, walked) = tokio::try_join!(self.shared.link(self.settings), sources.walk(self.reporter))?;
+        self.sweep(link);
         let (ids, spec) = (&self.shared.ids, &self.request.spec);
         let app_name = &self.settings.target.app;
         let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
@@ -215,6 +227,25 @@ impl Opening<'_> {
         self.check_folder(&mounted)?;
         let parts = Parts { app, image, mount: mounted.mount.clone(), secrets, volumes };
         Ok((link.clone(), parts, mounted))
+    }
+
+    /// Ends what dead accels left, once in a run and beside it.
+    fn sweep(&self, link: &Link) {
+        if self.shared.swept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let sweeper = Sweeper {
+            journal: self.settings.journal.clone(),
+            account: self.shared.ground.account.clone(),
+            environment: link.environment(),
+            sandboxes: Arc::new(link.plane.clone()),
+        };
+        let emitter = self.reporter.emitter.clone();
+        self.shared.ground.aside.spawn(async move {
+            if let Some(event) = sweeper.sweep_beside_a_run().await {
+                emitter.emit(event).await;
+            }
+        });
     }
 
     fn sources(&self) -> Sources {

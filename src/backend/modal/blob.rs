@@ -49,6 +49,7 @@ enum Destination {
 
 /// Stores the content; the result is the blob's id.
 pub(super) async fn upload(link: &Link, content: &Content) -> Result<String, Trouble> {
+    let before = standing(content);
     let md5 = whole_md5(content).await?;
     let request = wire::BlobCreateRequest {
         content_md5: STANDARD.encode(if content.size > LARGEST_WITH_MD5 { PLACEHOLDER_MD5 } else { md5 }),
@@ -60,6 +61,8 @@ pub(super) async fn upload(link: &Link, content: &Content) -> Result<String, Tro
     let mut last = None;
     for (blob, destination) in destinations(answer) {
         match transfer.to(&destination).await {
+            // Parts are read one by one: together they are the hashed file only if nobody wrote to it.
+            Ok(()) if standing(content) != before => return Err(changed_content(content).into()),
             Ok(()) => return Ok(blob),
             Err(trouble) => last = Some(trouble),
         }
@@ -67,6 +70,21 @@ pub(super) async fn upload(link: &Link, content: &Content) -> Result<String, Tro
     let none =
         || ModalError::new(ErrorKind::Service, "BlobCreate", "the server names no place to upload to").into();
     Err(last.unwrap_or_else(none))
+}
+
+/// What tells whether the file was written to.
+fn standing(content: &Content) -> Option<(u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let Source::File { root, path } = &content.source else { return None };
+    let found = std::fs::metadata(root.join(&**path)).ok()?;
+    Some((found.len(), found.ctime(), found.ctime_nsec()))
+}
+
+fn changed_content(content: &Content) -> TreeError {
+    match &content.source {
+        Source::File { path, .. } => changed(path),
+        Source::Bytes(_) => changed("a generated file"),
+    }
 }
 
 /// Alternatives, best first.

@@ -46,8 +46,8 @@ pub(super) struct Ground {
     pub(super) project: String,
     pub(super) app_name: String,
     pub(super) run: String,
-    /// Create calls that nobody waits for any more, until what they made is ended.
-    pub(super) forsaken: TaskTracker,
+    /// Work beside the jobs: create calls that nobody waits for any more, until what they made is ended; the sweep.
+    pub(super) aside: TaskTracker,
 }
 
 pub(super) struct Launch<'a> {
@@ -270,7 +270,7 @@ impl Launch<'_> {
         call: BoxFuture<'static, Result<Created, ModalError>>,
     ) {
         let link = self.link.clone();
-        self.ground.forsaken.spawn(async move {
+        self.ground.aside.spawn(async move {
             let Ok(created) = call.await else { return };
             let noted = lease.created(&created.sandbox).await;
             let ended = adopt(&link, lease, kind, &created).end(Haste::Usual).await;

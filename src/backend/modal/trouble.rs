@@ -10,6 +10,8 @@ pub(super) enum Trouble {
     /// A call failed; nothing better is known than what the server said.
     Call(ModalError),
     Failure(Failure),
+    /// The working tree is no longer what was hashed.
+    TreeChanged(Failure),
     /// The run was told to stop while the stage went on.
     Stopped,
 }
@@ -27,7 +29,7 @@ impl Trouble {
     pub(super) fn into_failure(self) -> Failure {
         match self {
             Self::Call(error) => error.into_failure(),
-            Self::Failure(failure) => failure,
+            Self::Failure(failure) | Self::TreeChanged(failure) => failure,
             Self::Stopped => Failure::new(Cause::Infra, "stopped before the command was started"),
         }
     }
@@ -45,17 +47,20 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// The tree is wrong wherever it is sent to: no reason to try again.
 impl From<TreeError> for Trouble {
     fn from(error: TreeError) -> Self {
         if matches!(error, TreeError::Stopped) {
             return Self::Stopped;
         }
         let failure = Failure::new(Cause::Infra, error.to_string());
-        Self::Failure(match error.help() {
+        let failure = match error.help() {
             Some(help) => failure.help(help),
             None => failure,
-        })
+        };
+        match error {
+            TreeError::Changed { .. } => Self::TreeChanged(failure),
+            _ => Self::Failure(failure),
+        }
     }
 }
 

@@ -69,10 +69,90 @@ fn relative(folder: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
     fn a_stop_names_the_state_folder_and_the_signal() {
         assert_eq!(stop(StopReason::Interrupt)[3..], ["accel-stop", STATE, "INT"]);
+    }
+
+    /// The shells that images have; those that this machine lacks are named.
+    fn shells() -> Vec<Vec<&'static str>> {
+        let shells = [vec!["sh"], vec!["dash"], vec!["bash", "--posix"], vec!["busybox", "sh"]];
+        let has = |shell: &Vec<&str>| {
+            let works = Command::new(shell[0]).args(&shell[1..]).args(["-c", "true"]).output();
+            let works = works.is_ok_and(|output| output.status.success());
+            if !works {
+                println!("skipped: there is no {} here", shell[0]);
+            }
+            works
+        };
+        shells.into_iter().filter(has).collect()
+    }
+
+    #[test]
+    fn every_shell_makes_the_tree_and_becomes_the_command() {
+        for shell in shells() {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |path: &str| folder.path().join(path);
+            fs::create_dir_all(at("mount/tree/d")).unwrap();
+            fs::write(at("mount/tree/d/-odd 'name"), "old").unwrap();
+            fs::write(at("mount/finish.sh"), "mkdir -p ./empty || return 1\nchmod 0600 \"./d/-odd 'name\"\n")
+                .unwrap();
+            let text = "put 81 5 './new file' || return 1\nrm -rf ./gone || return 1\n";
+            let script = format!("{text}{}", "\n".repeat(80 - text.len()));
+            let words = ["mount", "work", "state"].map(|path| at(path).to_string_lossy().into_owned());
+            let mut child = Command::new(shell[0])
+                .args(&shell[1..])
+                .args(["-c", RUN, "accel-run"])
+                .args(&words)
+                .args(["word", "80", "85", "d", "shell"])
+                .arg("cat; cat -- \"./-odd 'name\" '../new file'; stat -c %a ./-* ../empty; exit 7")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(format!("{script}fresh").as_bytes()).unwrap();
+            drop(stdin);
+            let pid = child.id();
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "oldfresh600\n755\n", "{shell:?}");
+            assert_eq!(output.status.code(), Some(7), "{shell:?}");
+            assert_eq!(fs::read_to_string(at("state/pid")).unwrap().trim(), pid.to_string(), "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn a_delta_that_did_not_arrive_whole_is_not_applied() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path).to_string_lossy().into_owned();
+        fs::create_dir_all(at("mount")).unwrap();
+        fs::write(at("mount/finish.sh"), "").unwrap();
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                RUN,
+                "accel-run",
+                &at("mount"),
+                &at("work"),
+                &at("state"),
+                "word",
+                "5",
+                "60",
+                ".",
+                "shell",
+                "true",
+            ])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said, "accel: the changes of the tree did not arrive whole [word]\n");
     }
 }
