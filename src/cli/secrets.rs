@@ -1,9 +1,13 @@
 //! Which secrets a command could show by accident: those of its environment and of its jobs' dotenv files.
 
+use std::collections::BTreeMap;
+
+use crate::backend::modal::settings::Credentials;
 use crate::plan::spec::Plan;
 use crate::redact::{Secrets, SecretsBuilder, Unmasked};
 use crate::workspace::dotenv;
 
+use super::account;
 use super::ambient::Ambient;
 
 /// Files that cannot be read are left to the job that needs them, which says so.
@@ -24,5 +28,20 @@ pub fn known(plan: &Plan, ambient: &Ambient) -> (Secrets, Vec<Unmasked>) {
             builder = builder.variable(&name, &value);
         }
     }
+    for secret in modal_credentials(&ambient.variables.texts()) {
+        builder = builder.secret("the Modal token", &secret);
+    }
     builder.build()
+}
+
+/// Only from a file that is there anyway; what is wrong with it is said by what needs it.
+fn modal_credentials(variables: &BTreeMap<String, String>) -> Vec<String> {
+    let (_, settings) = account::load(variables);
+    match settings.ok().and_then(|settings| settings.credentials) {
+        Some(Credentials::Token { secret, .. }) => vec![secret.reveal().to_owned()],
+        Some(Credentials::OAuth { refresh_token, client_secret, .. }) => {
+            vec![refresh_token.reveal().to_owned(), client_secret.reveal().to_owned()]
+        }
+        None => Vec::new(),
+    }
 }

@@ -343,3 +343,75 @@ fn prune_removes_old_logs_and_keeps_new_ones() {
     scene.world.accel(["prune"]).run().code(0).stdout("removed 1 log\n");
     assert!(!old.log.exists() && new.log.exists());
 }
+
+/// A project whose one job runs on Modal.
+fn project(scene: Scene, command: &str) -> Scene {
+    let config = format!(
+        "version = 1\n[project]\nname = 'demo'\n[defaults]\nroute = 'modal'\ndotenv = ['.env']\n[jobs.it]\nrun = '''{command}'''\n"
+    );
+    Scene { world: scene.world.file("accel.toml", config), ..scene }
+}
+
+#[test]
+fn a_killed_run_s_sandbox_is_ended_by_the_next_run_and_its_log_is_kept() {
+    let scene = project(Scene::new(), "echo started; [ -e quick ] || sleep 600");
+    let mut run = scene.world.accel(["run", "it"]).spawn();
+    run.wait_for_stdout("started");
+    let left = scene.modal.alive().remove(0).id;
+    run.signal(crate::world::Signal::KILL);
+    drop(run.finish());
+    assert_eq!(scene.modal.alive().len(), 1);
+
+    scene.world.write("quick", "");
+    let next = scene.world.accel(["run", "it"]).run();
+    next.code(0);
+    let said = next.stderr_text();
+    assert!(said.contains(&format!("ended what an earlier run left on Modal: {left}")), "{said}");
+    assert!(scene.modal.alive().is_empty());
+    assert_eq!(scene.unsettled(), 0);
+    scene.world.accel(["logs", "it"]).run().code(0).stdout("started\n");
+}
+
+/// Every file below `folder` that holds `text`.
+fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            found.extend(holding(&entry, text));
+        } else if std::fs::read(&entry)
+            .is_ok_and(|bytes| bytes.windows(text.len()).any(|at| at == text.as_bytes()))
+        {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_secret_is_in_no_output_and_in_no_file_of_accel() {
+    const CANARY: &str = "canary-7d1f0c55-never-shown";
+    let scene =
+        project(Scene::new(), "echo got $API_TOKEN; printf '%s' \"x$API_TOKEN\" | base64 >&2; exit 3");
+    let scene = Scene { world: scene.world.file(".env", format!("API_TOKEN={CANARY}\n")), ..scene };
+    for arguments in
+        [["run", "it", "-vv"], ["run", "it", "--json"], ["logs", "it", "-v"], ["logs", "it", "--json"]]
+    {
+        let shown = scene.world.accel(arguments).run();
+        let (stdout, stderr) = (shown.stdout_text(), shown.stderr_text());
+        assert!(stdout.contains("got ***"), "{arguments:?}: {stdout}{stderr}");
+        for told in [CANARY, "Y2FuYXJ5", "as-test"] {
+            assert!(!stdout.contains(told) && !stderr.contains(told), "{arguments:?}: {stdout}{stderr}");
+        }
+    }
+    for folder in [scene.world.state(), scene.world.cache(), scene.world.root().join("tmp")] {
+        assert_eq!(holding(&folder, CANARY), Vec::<PathBuf>::new());
+        assert_eq!(holding(&folder, "as-test"), Vec::<PathBuf>::new());
+    }
+    for call in scene.modal.calls() {
+        let described = format!("{:?}", call.headers);
+        assert!(!described.contains(CANARY), "{}", call.method);
+    }
+    for sandbox in scene.modal.sandboxes() {
+        assert!(!format!("{:?}", sandbox.tags).contains(CANARY));
+    }
+}
