@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::Cancel;
-use crate::domain::JobId;
+use crate::backend::modal::quote::Prices;
+use crate::domain::{JobId, Place};
 use crate::engine;
 use crate::plan::spec::{Plan, PlannedJob};
 use crate::process::Supervisor;
@@ -39,7 +40,8 @@ pub async fn decide(plan: &Plan, gatherer: &Gatherer) -> engine::Decide {
     for job in &plan.jobs {
         let mut of_job = Vec::new();
         for attempt in 1..=attempts(job) {
-            of_job.push(in_short(gatherer.decide(job, attempt).await));
+            let decision = gatherer.decide(job, attempt).await;
+            of_job.push(with_quote(in_short(decision), job));
         }
         decisions.insert(job.id.clone(), of_job);
     }
@@ -54,6 +56,16 @@ pub async fn decide(plan: &Plan, gatherer: &Gatherer) -> engine::Decide {
 fn attempts(job: &PlannedJob) -> u32 {
     let mut conditions = job.routing.rules.iter().flat_map(|rule| &rule.when);
     if conditions.any(|condition| condition.fact == Fact::Attempt) { 1 + job.retry.max } else { 1 }
+}
+
+/// What a run on Modal costs at least, by the prices that accel knows.
+fn with_quote(mut decision: engine::Decision, job: &PlannedJob) -> engine::Decision {
+    if decision.place == Place::Modal {
+        let quote = Prices::published().quote(&job.spec);
+        decision.reason = format!("{}, {quote}", decision.reason);
+        decision.reasons.push(format!("costs {quote} by prices of {}", quote.as_of));
+    }
+    decision
 }
 
 fn in_short(decision: route::Decision) -> engine::Decision {

@@ -28,6 +28,7 @@ pub mod link;
 pub mod method;
 mod outputs;
 pub mod probe;
+pub mod quote;
 mod reporter;
 mod resolve;
 pub mod retry;
