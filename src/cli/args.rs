@@ -147,6 +147,24 @@ Examples:
     /// Show why jobs run where they run
     Explain(ExplainArgs),
 
+    /// Run any command in the environment of a job or an image
+    ///
+    /// The job's image, variables, secrets, volumes and resources, without its command, its needs and its outputs.
+    /// A name that is both is the job's. The exit code is the command's.
+    #[command(after_help = "\
+Examples:
+  accel exec test -- python -c 'import numpy; print(numpy.__version__)'
+  accel exec py -- pip list                    in the image py, on this machine
+  accel exec py --on modal -- python bench.py  the same on Modal, with the working tree")]
+    Exec(ExecArgs),
+
+    /// Open a shell in the environment of a job or an image, on this machine
+    #[command(after_help = "\
+Examples:
+  accel shell test       with the job's image and variables
+  accel shell py         with the image's packages on PATH")]
+    Shell(ShellArgs),
+
     /// Show what travels to Modal, and why a path does or does not
     ///
     /// A run sends the working tree itself; this shows what it would send. Nothing is read but names and sizes,
@@ -300,6 +318,32 @@ pub struct ExplainArgs {
     /// Names, globs or matrix combinations of jobs
     #[arg(value_name = "JOB", required = true)]
     pub jobs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// A job, a combination of a matrix, or an image
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Run here or there, whatever the rules say [env: ACCEL_ON]
+    #[arg(long, value_name = "PLACE")]
+    pub on: Option<OnArg>,
+    /// Stop the command after this long: 90s, 10m, 1h30m [default: no limit; env: ACCEL_TIMEOUT]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// The command and its arguments, after --; no shell reads them
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    /// A job, a combination of a matrix, or an image
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where to open it [env: ACCEL_ON]
+    #[arg(long, value_name = "PLACE")]
+    pub on: Option<OnArg>,
 }
 
 #[derive(Debug, Args)]

@@ -62,6 +62,8 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
         Command::Plan(args) => commands::plan::run(args, context),
         Command::Explain(args) => commands::explain::run(args, context),
         Command::Image(command) => commands::image::run(command, context),
+        Command::Exec(args) => commands::adhoc::exec(args, context),
+        Command::Shell(args) => commands::adhoc::shell(args, context),
         Command::Sync(args) => commands::sync::run(args, context),
         Command::Ps => commands::ps::run(context),
         Command::Stop(args) => commands::stop::run(args, context),

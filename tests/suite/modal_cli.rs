@@ -243,3 +243,89 @@ fn doctor_shows_the_way_but_not_the_passwords_on_it() {
     let lines = doctor(&world, 125);
     assert!(lines.contains("ok    modal network  HTTPS_PROXY=http://****@127.0.0.1:9\n"), "{lines}");
 }
+
+const ADHOC: &str = r#"version = 1
+
+[images.plain]
+env = { FROM_IMAGE = "yes" }
+
+[images.cuda]
+gpu = "L4"
+
+[jobs.before]
+run = "false"
+
+[jobs.test]
+image = "plain"
+needs = ["before"]
+run = "false"
+env = { FROM_JOB = "yes" }
+timeout = "1ms"
+
+[jobs.many]
+matrix = { part = ["a", "b"] }
+run = "false"
+"#;
+
+fn adhoc() -> World {
+    World::new().file("accel.toml", ADHOC)
+}
+
+#[test]
+fn exec_runs_any_command_in_a_jobs_environment() {
+    let printed = adhoc()
+        .accel(["exec", "test", "--", "sh", "-c", "echo $FROM_JOB-$FROM_IMAGE; echo err >&2; exit 7"])
+        .run();
+    printed.code(7).stdout("yes-yes\n").stderr_has("err\n").stderr_lacks("before");
+}
+
+#[test]
+fn exec_knows_images_and_reads_stdin() {
+    let world = adhoc();
+    world
+        .accel(["exec", "plain", "--", "sh", "-c", "cat; echo $FROM_IMAGE$FROM_JOB"])
+        .stdin("in\n")
+        .run()
+        .code(0)
+        .stdout("in\nyes\n");
+    world.accel(["exec", "plain", "--", "no-such-program"]).run().code(127);
+    world.accel(["exec", "plain", "--timeout", "50ms", "--", "sleep", "60"]).run().code(124);
+}
+
+#[test]
+fn exec_says_what_it_cannot_find() {
+    let world = adhoc();
+    world
+        .accel(["exec", "tset", "--", "true"])
+        .run()
+        .code(2)
+        .stderr_has("no job and no image `tset`")
+        .stderr_has("did you mean `test`?");
+    world
+        .accel(["exec", "many", "--", "true"])
+        .run()
+        .code(2)
+        .stderr_has("`many` is 2 jobs")
+        .stderr_has("'many[part=a]'");
+    world.accel(["exec", "many[part=b]", "--", "echo", "b"]).run().code(0).stdout("b\n");
+    world.accel(["exec", "test"]).run().code(2).stderr_has("<COMMAND>");
+}
+
+#[test]
+fn shell_is_that_of_the_user_in_the_jobs_environment() {
+    let shell =
+        adhoc().env("SHELL", "/bin/sh").accel(["shell", "test"]).stdin("echo $FROM_JOB; exit 4\n").run();
+    shell.code(4).stdout("yes\n");
+    let remote = adhoc().accel(["shell", "cuda"]).run();
+    remote.code(125).stderr_has("accel exec cuda --on modal -- COMMAND");
+}
+
+#[test]
+fn where_a_run_goes_is_said_with_what_it_costs_at_least() {
+    let modal = FakeModal::serve();
+    modal.allow_survivors();
+    let world = account(&modal.url())
+        .file("accel.toml", "version = 1\n[jobs.test]\nrun = 'true'\ncpu = 4\ngpu = 'T4'\n");
+    world.accel(["run", "test", "--on", "modal"]).run().stderr_has("test → modal: --on, ≥ $1.16/h");
+    world.accel(["run", "test", "--on", "local"]).run().stderr_lacks("$");
+}

@@ -1,5 +1,6 @@
 //! One file per command: parse → one operation → print.
 
+pub mod adhoc;
 pub mod check;
 pub mod completions;
 pub mod doctor;

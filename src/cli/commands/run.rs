@@ -50,20 +50,21 @@ fn selection(args: &RunArgs, ambient: &Ambient) -> Result<Selection, CommandErro
     Ok(Selection {
         requested: args.names.clone(),
         extra_args: args.arguments.clone(),
-        on: on(args, ambient)?,
+        on: on(args.on, ambient)?,
         timeout: args.timeout.map(|timeout| by_flag("--timeout", timeout)),
         strict: args.strict.then(|| by_flag("--strict", true)),
         purpose: Purpose::Run,
     })
 }
 
-fn on(args: &RunArgs, ambient: &Ambient) -> Result<Option<Valued<Route>>, CommandError> {
+/// `--on`, then `ACCEL_ON`.
+pub(super) fn on(flag: Option<OnArg>, ambient: &Ambient) -> Result<Option<Valued<Route>>, CommandError> {
     let route = |on| match on {
         OnArg::Local => Route::To(Place::Local),
         OnArg::Modal => Route::To(Place::Modal),
         OnArg::Auto => Route::Auto,
     };
-    if let Some(on) = args.on {
+    if let Some(on) = flag {
         return Ok(Some(by_flag("--on", route(on))));
     }
     let Some(text) = ambient.variables.text(variables::ON) else { return Ok(None) };
@@ -89,7 +90,7 @@ fn wrong(name: &str, text: &str, help: &str) -> CommandError {
     CommandError::usage(format!("{name} is `{text}`")).help(help)
 }
 
-fn by_flag<T>(name: &str, value: T) -> Valued<T> {
+pub(super) fn by_flag<T>(name: &str, value: T) -> Valued<T> {
     Valued { value, origin: Origin { layer: Layer::Flag(name.to_owned()), location: None } }
 }
 
