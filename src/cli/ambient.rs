@@ -101,11 +101,6 @@ impl Ambient {
         Directories::resolve(variable, folder, temporary, user)
     }
 
-    /// The user's own git ignore file, whether or not it is there.
-    pub fn global_ignore(&self) -> Option<PathBuf> {
-        ignore::gitignore::gitconfig_excludes_path()
-    }
-
     pub fn network(&self) -> NetworkSettings {
         let text = |name: &str| {
             self.variables.text(name).or_else(|| self.variables.text(&name.to_lowercase())).map(str::to_owned)
@@ -139,6 +134,11 @@ impl Ambient {
         };
         if colored { ColorChoice::Ansi } else { ColorChoice::Plain }
     }
+}
+
+/// The user's own git ignore file, as git finds it, whether or not it is there. Reads git's configuration.
+pub fn global_ignore() -> Option<PathBuf> {
+    ignore::gitignore::gitconfig_excludes_path()
 }
 
 /// `--color`.

@@ -176,7 +176,7 @@ Examples:
   accel sync --plan data/model.bin  why it travels or stays: which rule, in which file and line")]
     Sync(SyncArgs),
 
-    /// Make and manage the images of this machine
+    /// Make and manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
 
@@ -360,7 +360,7 @@ pub struct SyncArgs {
 pub enum ImageCommand {
     /// List the environments that accel has made
     Ls,
-    /// Make the environments of images now
+    /// Make images now: environments on this machine, or on Modal
     Build(ImageBuildArgs),
     /// Remove environments that are not in use
     Prune(ImagePruneArgs),
@@ -374,6 +374,15 @@ pub struct ImageBuildArgs {
     /// Make them again even if they are there
     #[arg(long)]
     pub force: bool,
+    /// Where: environments of this machine, or images on Modal, whose build logs are shown
+    #[arg(long, value_name = "PLACE", default_value = "local")]
+    pub on: PlaceArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlaceArg {
+    Local,
+    Modal,
 }
 
 #[derive(Debug, Args)]

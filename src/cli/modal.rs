@@ -1,11 +1,11 @@
 //! Modal as the command line knows it: settings, machine and folders, gathered when the first job needs them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::account;
-use super::ambient::Ambient;
+use super::ambient::{self, Ambient};
 use crate::backend::local::ColorHint;
 use crate::backend::modal::clock::SystemClock;
 use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings};
@@ -49,7 +49,7 @@ impl Modal {
                     ColorHint::Never => Color::Never,
                     ColorHint::Always => Color::Always,
                 },
-                global_ignore: global_ignore(&texts),
+                global_ignore: ambient::global_ignore(),
                 journal: Journal::new(Database::new(directories.clone())),
                 directories: directories.clone(),
             }
@@ -57,7 +57,7 @@ impl Modal {
         Self { make: Box::new(make), backend: OnceLock::new() }
     }
 
-    fn backend(&self) -> &ModalBackend {
+    pub fn backend(&self) -> &ModalBackend {
         self.backend.get_or_init(|| ModalBackend::new((self.make)()))
     }
 
@@ -82,11 +82,4 @@ impl Backend for Modal {
     fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
         self.backend().open(request)
     }
-}
-
-/// Where git looks for a user's own ignore file unless it is told otherwise.
-fn global_ignore(variables: &BTreeMap<String, String>) -> Option<PathBuf> {
-    let set = |name: &str| variables.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folder = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
-    Some(folder.join("git").join("ignore")).filter(|path| path.is_file())
 }

@@ -329,3 +329,30 @@ fn where_a_run_goes_is_said_with_what_it_costs_at_least() {
     world.accel(["run", "test", "--on", "modal"]).run().stderr_has("test → modal: --on, ≥ $1.16/h");
     world.accel(["run", "test", "--on", "local"]).run().stderr_lacks("$");
 }
+
+#[test]
+fn exec_on_modal_has_the_tree_and_the_exit_code() {
+    let modal = FakeModal::serve();
+    let world = account(&modal.url()).file("accel.toml", ADHOC).file("data.txt", "here\n");
+    let command = "cat data.txt; echo $FROM_JOB; echo err >&2; exit 9";
+    let done = world.accel(["exec", "test", "--on", "modal", "--", "sh", "-c", command]).run();
+    done.code(9).stdout("here\nyes\n").stderr_has("err\n");
+    assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn images_are_built_on_modal_ahead_of_their_jobs() {
+    let modal = FakeModal::serve();
+    let world = account(&modal.url()).file(
+        "accel.toml",
+        "version = 1\n[images.tools]\napt = ['git']\n[jobs.test]\nimage = 'tools'\nrun = 'true'\n",
+    );
+    let build = || world.accel(["image", "build", "--on", "modal"]).run();
+    let first = build();
+    first.code(0).stdout_has("tools  im-");
+    let asked = modal.calls_of("ImageGetOrCreate").len();
+    assert!(asked > 0);
+    assert_eq!(build().code(0).stdout_text(), first.stdout_text());
+    assert_eq!(modal.calls_of("ImageGetOrCreate").len(), asked, "a known image costs no call");
+    assert!(modal.sandboxes().is_empty());
+}

@@ -11,7 +11,7 @@
 //! true: whatever `open` began is ended by the session's `close` or by `open`'s own failure.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,10 +31,11 @@ use super::sweep::Sweeper;
 use super::tree::{MountContext, Mounted, Sources};
 use super::trouble::Trouble;
 use super::variables::{self, Color, Surroundings};
-use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
+use crate::backend::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
 use crate::base::digest::Digest;
-use crate::domain::{Cause, Place};
-use crate::plan::spec::{ModalTarget, SyncSet};
+use crate::domain::{Cause, JobId, Place};
+use crate::event::Emitter;
+use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
 use crate::store::journal::SandboxKind;
 use crate::store::{Directories, Journal, Remembered};
 
@@ -63,6 +64,16 @@ pub struct ModalBackend {
     aside: TaskTracker,
 }
 
+/// An image to build, and who hears of it.
+pub struct ImageBuild<'a> {
+    pub image: &'a ImageSpec,
+    /// The folder of accel.toml.
+    pub root: &'a Path,
+    pub job: &'a JobId,
+    pub emitter: &'a Emitter,
+    pub cancel: Cancel,
+}
+
 /// Made when the first job comes.
 struct Shared {
     link: OnceCell<Link>,
@@ -84,6 +95,34 @@ impl ModalBackend {
         let Ok(shared) = self.shared().await else { return };
         if let Err(trouble) = shared.link(&self.settings).await {
             tracing::debug!(?trouble, "no connection yet");
+        }
+    }
+
+    /// Builds an image ahead of the jobs that use it and returns its id; the log is told under the name `job`.
+    pub async fn build_image(&self, build: ImageBuild<'_>) -> Result<String, Failure> {
+        let shared = self.shared().await?;
+        let reporter = Reporter { job: build.job.clone(), emitter: build.emitter.clone() };
+        let attempt = async |used: &Used| {
+            let link = shared.link(&self.settings).await?;
+            let app_name = &self.settings.target.app;
+            let image =
+                Image { link, ids: &shared.ids, used, reporter: &reporter, app_name, root: build.root };
+            link.board.telling(&reporter, image.id(build.image)).await
+        };
+        let work = async {
+            let used = Used::default();
+            match attempt(&used).await {
+                Err(trouble) if trouble.is_gone() && used.forget(&shared.ids).await => {
+                    attempt(&Used::default()).await
+                }
+                done => done,
+            }
+        };
+        let mut cancel = build.cancel.clone();
+        tokio::select! {
+            biased;
+            _ = cancel.stopped() => Err(Trouble::Stopped.into_failure()),
+            built = work => built.map_err(Trouble::into_failure),
         }
     }
 
@@ -142,7 +181,8 @@ impl ModalBackend {
         let opening = Opening { settings: &self.settings, shared, request: &request, reporter: &reporter };
         let (link, mounted, running) = Box::pin(opening.run()).await.map_err(Trouble::into_failure)?;
         let delta = mounted.delta;
-        Ok(ModalSession { link, request, reporter, running, delta, variables, fate: Fate::Runs })
+        let started = tokio::time::Instant::now();
+        Ok(ModalSession { link, request, reporter, running, delta, variables, fate: Fate::Runs, started })
     }
 }
 

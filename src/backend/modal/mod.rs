@@ -46,6 +46,6 @@ mod upload;
 pub mod variables;
 pub mod wire;
 
-pub use backend::{ModalBackend, ModalSettings};
+pub use backend::{ImageBuild, ModalBackend, ModalSettings};
 pub use link::Access;
 pub use variables::Color;

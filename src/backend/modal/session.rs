@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::exec::Exec;
 use super::generation;
 use super::launch::{Running, haste};
 use super::link::Link;
 use super::outputs::Outputs;
-use super::reporter::Reporter;
+use super::quote::Prices;
+use super::reporter::{Reporter, seconds};
 use super::run::{Ended, Run};
 use super::sandbox::Sandbox;
 use super::script;
@@ -18,6 +20,7 @@ use super::trouble::Trouble;
 use super::wire::client as wire;
 use crate::backend::{BoxFuture, CancelLevel, Failure, OpenRequest, OutputMode, Session};
 use crate::base::exit_code;
+use crate::base::money::Dollars;
 use crate::base::size::Bytes as Size;
 use crate::domain::{Cause, Exit};
 use crate::event::{Level, Step, StepOutcome};
@@ -27,6 +30,9 @@ use crate::store::journal::Settlement;
 /// How long the server may look for the addresses of ports.
 const TUNNELS: Duration = Duration::from_secs(50);
 
+/// Costs below this are not worth a line.
+const LEAST_SAID: Dollars = Dollars(10_000);
+
 pub(super) struct ModalSession {
     pub(super) link: Link,
     pub(super) request: OpenRequest,
@@ -35,6 +41,8 @@ pub(super) struct ModalSession {
     pub(super) delta: Option<Delta>,
     pub(super) variables: wire::SecretSource,
     pub(super) fate: Fate,
+    /// When the sandbox was there.
+    pub(super) started: Instant,
 }
 
 /// What became of the sandbox.
@@ -187,13 +195,20 @@ impl Session for ModalSession {
         Box::pin(async move {
             let haste = haste(self.request.cancel.level());
             let sandbox = self.running.sandbox;
-            match self.fate {
+            let ended = match self.fate {
                 Fate::Runs | Fate::Ended => sandbox.end(haste).await,
                 Fate::Terminated => {
                     sandbox.settle(Settlement::Terminated).await;
                     Ok(())
                 }
+            };
+            let lived = self.started.elapsed();
+            let cost = Prices::published().quote(&self.request.spec).of(lived);
+            if cost >= LEAST_SAID {
+                let text = format!("cost at least {cost} ({} on Modal)", seconds(lived));
+                self.reporter.notice(Level::Info, "cost", text, None).await;
             }
+            ended
         })
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::base::exit_code;
 use crate::base::size::Bytes;
 use crate::cli::Outcome;
+use crate::cli::ambient;
 use crate::cli::args::SyncArgs;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -28,8 +29,8 @@ pub fn run(args: &SyncArgs, context: &Context<'_>) -> Outcome {
     }
 }
 
-fn rules(sync: &SyncSet, context: &Context<'_>) -> Result<Rules, CommandError> {
-    Ok(Rules::new(sync, &[], context.ambient.global_ignore()).map_err(TreeError::from)?)
+fn rules(sync: &SyncSet) -> Result<Rules, CommandError> {
+    Ok(Rules::new(sync, &[], ambient::global_ignore()).map_err(TreeError::from)?)
 }
 
 impl From<TreeError> for CommandError {
@@ -46,7 +47,7 @@ impl From<TreeError> for CommandError {
 fn list(project: &Project, sync: &SyncSet, context: &Context<'_>) -> Outcome {
     let root = &project.config.root;
     let unlimited = SyncSet { max_size: Bytes(u64::MAX), ..sync.clone() };
-    let found = scan(root, &rules(&unlimited, context)?, &AtomicBool::new(false))?;
+    let found = scan(root, &rules(&unlimited)?, &AtomicBool::new(false))?;
     for notice in &found.notices {
         context.printer.warning(&notice.to_string());
     }
@@ -183,7 +184,7 @@ struct Answer {
 }
 
 fn explain(args: &SyncArgs, project: &Project, sync: &SyncSet, context: &Context<'_>) -> Outcome {
-    let (root, rules) = (&project.config.root, rules(sync, context)?);
+    let (root, rules) = (&project.config.root, rules(sync)?);
     let mut answers = Vec::new();
     for asked in &args.paths {
         let path = relative(asked, &project.folder, root)?;
