@@ -15,6 +15,15 @@
 //! | 5 | [`cli`] | all | wire types of Modal |
 //!
 //! `tests/architecture.rs` enforces the table.
+//!
+//! | on disk | owner |
+//! |---|---|
+//! | `accel.toml`, `accel.local.toml`, files they extend | [`config`]; written once by `cli::init` |
+//! | `<cache>/environments/v1/<key>`, `<cache>/tools/uv` | `backend::local::environment` |
+//! | `<state>`: database of leases, runs and remembered ids; `owners/`, `host` | `store::database`, `store::journal` |
+//! | `<state>/logs` | `store::log`, `store::runs` |
+//! | the stat cache of the working tree | `workspace::tree` |
+//! | staged outputs beside their targets | `workspace::unpack` |
 
 pub mod backend;
 pub mod base;
