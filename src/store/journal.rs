@@ -10,8 +10,10 @@
 //! ids is needed: a killed process has let go, a suspended one has not. Who ends leftover sandboxes is
 //! `backend::modal::sweep`.
 
+mod host;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use super::Lock;
 use super::database::{Database, DatabaseError, Durability};
 use crate::base::files::FileError;
 use crate::event::now_ms;
+use host::{host_word, make_private};
 
 /// Grace after a sandbox's own end of life before a lease that nobody owns up to may be ended: clocks differ.
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(15 * 60);
@@ -581,35 +584,6 @@ fn time(ms: u64) -> i64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn make_private(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// A random word kept in the state directory, mixed with the machine's name for those that share a home.
-fn host_word(state: &Path) -> String {
-    let path = state.join("host");
-    let seed = fs::read_to_string(&path).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| {
-        let seed = uuid::Uuid::new_v4().simple().to_string();
-        let made = make_private(state).and_then(|()| create_private(&path, &seed));
-        // Another accel may have been faster.
-        if made.is_err() { fs::read_to_string(&path).unwrap_or(seed) } else { seed }
-    });
-    let machine = rustix::system::uname();
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(seed.as_bytes()).update(machine.nodename().to_bytes());
-    hasher.finalize().to_hex()[..16].to_owned()
-}
-
-/// Complete or absent, and never replaced.
-fn create_private(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-    file.write_all(text.as_bytes())?;
-    file.persist_noclobber(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 #[cfg(test)]
