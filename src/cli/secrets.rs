@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::backend::modal::settings::Credentials;
-use crate::plan::spec::Plan;
+use crate::domain::Place;
+use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
 use crate::redact::{Secrets, SecretsBuilder, Unmasked};
 use crate::workspace::dotenv;
 
@@ -28,10 +29,20 @@ pub fn known(plan: &Plan, ambient: &Ambient) -> (Secrets, Vec<Unmasked>) {
             builder = builder.variable(&name, &value);
         }
     }
-    for secret in modal_credentials(&ambient.variables.texts()) {
-        builder = builder.secret("the Modal token", &secret);
+    if plan.jobs.iter().any(may_leave) {
+        for secret in modal_credentials(&ambient.variables.texts()) {
+            builder = builder.secret("the Modal token", &secret);
+        }
     }
     builder.build()
+}
+
+/// A run that stays here never reads Modal's settings, so it need not hide them.
+fn may_leave(job: &PlannedJob) -> bool {
+    let elsewhere = |target: RuleTarget| target != RuleTarget::Place(Place::Local);
+    !job.spec.gpu.is_empty()
+        || job.fallback.iter().any(|fallback| fallback.to == Place::Modal)
+        || job.routing.rules.iter().any(|rule| elsewhere(rule.to))
 }
 
 /// Only from a file that is there anyway; what is wrong with it is said by what needs it.
