@@ -471,3 +471,12 @@ fn secrets_stay_where_they_belong() {
         assert!(!format!("{:?} {:?}", sandbox.tags, sandbox.definition).contains("canary"));
     }
 }
+
+#[test]
+fn a_server_that_does_not_answer_is_named_before_it_is_given_up() {
+    let modal = FakeModal::serve();
+    let world = world(&modal, &job("true")).env("MODAL_SERVER_URL", "http://127.0.0.1:9");
+    let mut running = world.accel(["run", "it"]).spawn();
+    running.wait_for_stderr("does not answer yet").signal(Signal::INT);
+    running.finish().code(130).stderr_has("--on local");
+}

@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
@@ -34,7 +35,7 @@ use super::variables::{self, Color, Surroundings};
 use crate::backend::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
 use crate::base::digest::Digest;
 use crate::domain::{Cause, JobId, Place};
-use crate::event::Emitter;
+use crate::event::{Emitter, Level};
 use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
 use crate::store::journal::SandboxKind;
 use crate::store::{Directories, Journal, Remembered};
@@ -103,7 +104,7 @@ impl ModalBackend {
         let shared = self.shared().await?;
         let reporter = Reporter { job: build.job.clone(), emitter: build.emitter.clone() };
         let attempt = async |used: &Used| {
-            let link = shared.link(&self.settings).await?;
+            let link = shared.reach(&self.settings, &reporter).await?;
             let app_name = &self.settings.target.app;
             let image =
                 Image { link, ids: &shared.ids, used, reporter: &reporter, app_name, root: build.root };
@@ -191,7 +192,24 @@ impl Shared {
         let target = settings.target.environment.as_deref();
         self.link.get_or_try_init(|| settings.access.connect(self.memory.clone(), target)).await
     }
+
+    /// As [`link`](Self::link), and says so when it takes long.
+    async fn reach(&self, settings: &ModalSettings, reporter: &Reporter) -> Result<&Link, Trouble> {
+        let link = self.link(settings);
+        tokio::pin!(link);
+        tokio::select! {
+            done = &mut link => return done,
+            () = tokio::time::sleep(SLOW_CONNECTION) => {}
+        }
+        let text = "Modal does not answer yet; connecting is tried for up to a minute";
+        let help = "stop with Ctrl-C and look with `accel doctor`, or run locally: --on local";
+        reporter.notice(Level::Warning, "slow-connection", text, Some(help)).await;
+        link.await
+    }
 }
+
+/// A connection that takes longer is worth a word: it is tried for a minute before it is given up.
+const SLOW_CONNECTION: Duration = Duration::from_secs(3);
 
 /// One job on its way to a sandbox.
 struct Opening<'a> {
@@ -246,7 +264,8 @@ impl Opening<'_> {
     /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
     async fn prepare(&self, used: &Used) -> Result<(Link, Parts, Mounted), Trouble> {
         let sources = self.sources();
-        let (link, walked) = tokio::try_join!(self.shared.link(self.settings), sources.walk(self.reporter))?;
+        let (link, walked) =
+            tokio::try_join!(self.shared.reach(self.settings, self.reporter), sources.walk(self.reporter))?;
         self.sweep(link);
         let (ids, spec) = (&self.shared.ids, &self.request.spec);
         let app_name = &self.settings.target.app;

@@ -21,6 +21,7 @@ use super::connect::{ConnectBudget, Connection, Connector};
 use super::error::{ErrorKind, ModalError, caused_by};
 use super::identity::{self, Machine};
 use super::method::{self, Method, Token};
+use super::reporter::seconds;
 use super::retry::{Attempts, RetryPolicy, Throttling, Verdict};
 use super::settings::{Credentials, Secret, Settings, ThrottleLimit};
 use super::wire::client as wire;
@@ -281,7 +282,7 @@ where
     };
     let Some(timeout) = timeout else { return attempt(request).await };
     request.set_timeout(timeout);
-    let late = || Status::deadline_exceeded(format!("no answer within {} s", timeout.as_secs_f32()));
+    let late = || Status::deadline_exceeded(format!("no answer within {}", seconds(timeout)));
     match tokio::time::timeout(timeout, attempt(request)).await {
         Err(_) => Err(late()),
         Ok(Err(status)) if caused_by::<tonic::TimeoutExpired>(&status) => Err(late()),
