@@ -154,7 +154,7 @@ mod tests {
         let lookup = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         };
-        let found = Directories::resolve(lookup, Path::new("/work"), Path::new("/tmp"), 7);
+        let found = Directories::resolve(lookup, Path::new("/project"), Path::new("/tmp"), 7);
         (found.state.path.display().to_string(), found.cache.path.display().to_string())
     }
 
@@ -170,7 +170,7 @@ mod tests {
         check(
             &[home, ("ACCEL_STATE_DIR", "/a"), ("ACCEL_CACHE_DIR", "b"), ("XDG_CACHE_HOME", "/c")],
             "/a",
-            "/work/b",
+            "/project/b",
         );
         check(&[home, ("ACCEL_CACHE_DIR", "")], "/home/u/.local/state/accel", "/home/u/.cache/accel");
         check(&[], "/tmp/accel-7/state", "/tmp/accel-7/cache");

@@ -84,16 +84,16 @@ mod tests {
     #[test]
     fn owned_paths_are_found_wherever_they_begin() {
         let mut world = World::new("/r".into());
-        world.own("/root/project/");
+        world.own("/app/project/");
         world.own("/");
         for (text, expected) in [
             ("/workspace", "/r/workspace"),
             ("/workspaces", "/workspaces"),
             ("cat /workspace/a;ls '/accel-7/x'", "cat /r/workspace/a;ls '/r/accel-7/x'"),
-            ("A=/root/project:/usr/bin", "A=/r/root/project:/usr/bin"),
+            ("A=/app/project:/usr/bin", "A=/r/app/project:/usr/bin"),
             ("/tmp/workspace $HOME/workspace", "/tmp/workspace $HOME/workspace"),
             ("/tmp/accel.1/x /tmp/other", "/r/tmp/accel.1/x /tmp/other"),
-            ("/root /bin/sh ünï/workspace", "/root /bin/sh ünï/workspace"),
+            ("/app /bin/sh ünï/workspace", "/app /bin/sh ünï/workspace"),
         ] {
             assert_eq!(world.rewrite(text), expected);
         }
