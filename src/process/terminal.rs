@@ -7,9 +7,10 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Number};
+use nix::unistd::{Pid as ProcessId, getpgrp, getsid};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgrp, getpid, getppid, getsid, kill_current_process_group,
-    kill_process, kill_process_group, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_current_process_group, kill_process,
+    kill_process_group, waitid,
 };
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
@@ -42,7 +43,7 @@ impl<'a> LentTerminal<'a> {
 
     /// Lets the job go on; in the foreground, if that is accel's to give.
     fn give(&self, modes: Termios) {
-        if tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp()) {
+        if is_in_foreground() {
             *self.supervisor.before_lending() = Some(Before { modes });
             let _ = tcsetpgrp(stdin(), self.job);
         }
@@ -69,7 +70,7 @@ impl<'a> LentTerminal<'a> {
     /// it does when the terminal it was stopped for is accel's to lend by now.
     pub(super) fn follow_stop(&self) -> Duration {
         let lent = self.supervisor.before_lending().is_some();
-        let stopped_for_want_of_it = tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp());
+        let stopped_for_want_of_it = is_in_foreground();
         let modes_of_job = tcgetattr(stdin()).ok();
         self.supervisor.take_terminal_back();
         let Ok(own_modes) = tcgetattr(stdin()) else { return Duration::ZERO };
@@ -95,7 +96,9 @@ impl Supervisor {
     /// Takes a lent terminal back and restores its modes. For a process that is about to leave while jobs run.
     pub fn take_terminal_back(&self) {
         let Some(before) = self.before_lending().take() else { return };
-        unstopped(|| _ = tcsetpgrp(stdin(), getpgrp()));
+        if let Some(group) = own_group() {
+            unstopped(|| _ = tcsetpgrp(stdin(), group));
+        }
         set_modes(&before.modes);
     }
 
@@ -126,9 +129,20 @@ fn suspended_by(stop: impl FnOnce()) -> Duration {
 }
 
 /// Only somebody of the same session does job control; a session's leader or an orphan would stay stopped.
+///
+/// A session or group led from outside accel's pid namespace has the number 0, which rustix's `Pid` cannot hold.
 fn nobody_would_continue() -> bool {
-    let session = getsid(None).ok();
-    getppid().is_none_or(|parent| getsid(Some(parent)).ok() != session)
+    let session_of =
+        |process: Option<Pid>| getsid(process.map(|process| ProcessId::from_raw(process.as_raw_pid()))).ok();
+    getppid().is_none_or(|parent| session_of(Some(parent)) != session_of(None))
+}
+
+fn own_group() -> Option<Pid> {
+    Pid::from_raw(getpgrp().as_raw())
+}
+
+fn is_in_foreground() -> bool {
+    own_group().is_some_and(|group| tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == group))
 }
 
 fn set_modes(modes: &Termios) {
