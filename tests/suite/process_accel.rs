@@ -202,6 +202,33 @@ fn suspending_accel_suspends_its_jobs() {
     running.finish().code(0).stdout_has("through\n");
 }
 
+/// As in many CI services: accel sees no number of the session that it belongs to.
+#[test]
+fn accel_suspends_in_a_session_led_from_outside_its_pid_namespace() {
+    const INSIDE: [&str; 4] = ["--pid", "--fork", "--mount-proc", "sh"];
+    let world = jobs("[jobs.waits]\nrun = \"echo up; read -r line < gate; echo $line\"\n");
+    let possible = world.program("unshare").args(INSIDE).args(["-c", "true"]);
+    if !Path::new("/usr/bin/unshare").exists() || possible.run().status.code() != Some(0) {
+        eprintln!("skipped: a pid namespace cannot be made here");
+        return;
+    }
+    world.program("mkfifo").arg("gate").run().code(0);
+    let script = format!("'{}' run waits; exit $?", env!("CARGO_BIN_EXE_accel"));
+    let mut running = world.program("unshare").args(INSIDE).args(["-c", &script]).spawn();
+    running.wait_for_stdout("up\n");
+    let accel = child_of(child_of(running.pid()));
+    let signal = |signal| {
+        let pid = rustix::process::Pid::from_raw(accel).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    signal(Signal::TSTP);
+    wait_until("accel stops", || state(accel) == Some('T'));
+    signal(Signal::CONT);
+    wait_until("accel goes on", || state(accel) != Some('T'));
+    fs::write(world.path("gate"), "through\n").unwrap();
+    running.finish().code(0).stdout_has("through\n");
+}
+
 fn child_of(parent: i32) -> i32 {
     let is_child = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
