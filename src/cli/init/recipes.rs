@@ -56,7 +56,10 @@ pub fn makefile(files: &Files<'_>) -> Vec<FoundCommand> {
     files.read(name).map(|text| make_targets(&text)).unwrap_or_default()
 }
 
-/// Targets that are declared phony or described with `##`; the others are files.
+/// Targets that many Makefiles have without declaring them phony, and that are hardly ever files.
+const CONVENTIONAL: [&str; 8] = ["test", "tests", "check", "lint", "format", "fmt", "build", "bench"];
+
+/// Targets that are declared phony, described with `##` or named as is the custom; the others are files.
 fn make_targets(text: &str) -> Vec<FoundCommand> {
     let phony: Vec<&str> = text
         .lines()
@@ -72,7 +75,7 @@ fn make_targets(text: &str) -> Vec<FoundCommand> {
         }
         if let Some((target, rest)) = make_target(line) {
             let described = rest.split_once("##").map(|(_, words)| words.trim());
-            let wanted = phony.contains(&target) || described.is_some();
+            let wanted = phony.contains(&target) || described.is_some() || CONVENTIONAL.contains(&target);
             if wanted && !found.iter().any(|known| known.name == target) {
                 found.push(command("make", target, described.or(above), "Makefile"));
             }
@@ -121,10 +124,10 @@ mod tests {
     #[test]
     fn make_targets_that_are_no_files() {
         let text = ".PHONY: test clean\nCC := gcc\n# run all tests\ntest: build/a.o\n\tpytest\nbuild/a.o: a.c\n\
-                    \tcc a.c\nclean:\n\trm -rf build\nhelp: ## show help\n\t@true\n%.o: %.c\n";
+                    \tcc a.c\nclean:\n\trm -rf build\nhelp: ## show help\n\t@true\n%.o: %.c\nlint:\n\truff check\n";
         assert_eq!(
             names(&make_targets(text)),
-            [("test", Some("run all tests")), ("clean", None), ("help", Some("show help"))]
+            [("test", Some("run all tests")), ("clean", None), ("help", Some("show help")), ("lint", None)]
         );
     }
 }
