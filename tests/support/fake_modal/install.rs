@@ -50,7 +50,8 @@ fn arguments(line: &str) -> Option<Vec<String>> {
 /// The environment that these lines make. Blocks until it is there.
 pub fn environment(installs: &[Install]) -> Result<PathBuf, String> {
     let name = hex(&Sha256::digest(format!("{installs:?}")))[..16].to_owned();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake-modal-images").join(name);
+    let kept = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let folder = kept.join("fake-modal-images").join(name);
     let said = |error: std::io::Error| error.to_string();
     std::fs::create_dir_all(folder.parent().expect("it lies in the build folder")).map_err(said)?;
     let lock = std::fs::File::create(folder.with_extension("lock")).map_err(said)?;
