@@ -73,7 +73,14 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     }
     let runs = Runs::new(Database::new(context.ambient.directories(folder)));
     let record = RecordSink::new(runs, plan.project.as_str(), plan.root.to_string_lossy());
-    let beside = Beside { secrets, sinks: vec![Box::new(record)] };
+    let beside = Beside {
+        secrets,
+        sinks: vec![Box::new(record)],
+        left_behind: Box::new({
+            let modal = Arc::clone(&modal);
+            move || modal.left_behind()
+        }),
+    };
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch())?;
         let run = async {
@@ -84,6 +91,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
         modal.finish().await;
         Ok::<_, CommandError>(summary)
     })??;
+    modal.unheard_of().iter().for_each(|text| context.printer.warning(text));
     Ok(engine::exit_code(&plan, &summary))
 }
 
@@ -111,13 +119,22 @@ pub struct Beside {
     pub secrets: Secrets,
     /// Sinks other than the one that shows.
     pub sinks: Vec<Box<dyn Sink>>,
+    /// Sentences about what outlives accel when it leaves at once.
+    pub left_behind: Box<dyn Fn() -> Vec<String>>,
+}
+
+impl Beside {
+    /// For work that leaves nothing behind.
+    pub fn with_secrets(secrets: Secrets) -> Self {
+        Self { secrets, sinks: Vec::new(), left_behind: Box::new(Vec::new) }
+    }
 }
 
 /// Does `work` while sinks show its events, and signals climb the ladder.
 pub fn watched<T>(
     context: &Context<'_>,
     supervisor: &Supervisor,
-    beside: Beside,
+    mut beside: Beside,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
@@ -125,14 +142,14 @@ pub fn watched<T>(
     let (emitter, receiver) = event::channel();
     let shown = sink(&context.printer, context.ambient).map_err(cannot)?;
     let mut sinks = vec![shown];
-    sinks.extend(beside.sinks);
+    sinks.extend(std::mem::take(&mut beside.sinks));
     let thread = sink::start(receiver, sinks, beside.secrets).map_err(cannot)?;
     let source = CancelSource::default();
     let done = runtime.block_on(async {
         let signals = Signals::listen(IgnoredSignals::of_this_process())?;
         tokio::select! {
             done = work(emitter, &source) => Ok(done),
-            never = signals.raise(&source, supervisor) => never,
+            never = signals.raise(&source, supervisor, &beside.left_behind) => never,
         }
     });
     // Every emitter is gone with the work, so this ends once all has been shown.

@@ -12,6 +12,7 @@ use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::Place;
 use crate::plan::spec::Plan;
+use crate::store::journal::Entry;
 use crate::store::{Database, Journal};
 
 /// The backend, made only for runs that use it: others need neither its settings nor its journal.
@@ -71,6 +72,32 @@ impl Modal {
         if let Some(backend) = self.backend.get() {
             backend.finish().await;
         }
+    }
+
+    /// A sentence for each sandbox that may outlive accel when it leaves now.
+    pub fn left_behind(&self) -> Vec<String> {
+        let held = self.backend.get().map_or_else(Vec::new, ModalBackend::held);
+        held.iter().map(left_behind).collect()
+    }
+
+    /// The same for those whose sandboxes nobody knows by name: others were told about when they could not be ended.
+    pub fn unheard_of(&self) -> Vec<String> {
+        let held = self.backend.get().map_or_else(Vec::new, ModalBackend::held);
+        held.iter().filter(|entry| entry.sandbox.is_none()).map(left_behind).collect()
+    }
+}
+
+fn left_behind(entry: &Entry) -> String {
+    let Entry { job, lease, sandbox, .. } = entry;
+    match sandbox {
+        Some(sandbox) => format!(
+            "sandbox {sandbox} of `{job}` may still run (lease {lease}); the next run with Modal ends it, or end it \
+             now: accel stop {lease}"
+        ),
+        None => format!(
+            "a sandbox for `{job}` may have been made (lease {lease}); the next run with Modal looks for it and ends \
+             it, or end it now: accel prune"
+        ),
     }
 }
 

@@ -35,8 +35,14 @@ impl Signals {
     }
 
     /// Raises the level with every signal that asks to end; ends the process at the third. One that asks to
-    /// pause stops what `supervisor` started and accel itself, until accel is continued.
-    pub async fn raise(mut self, source: &CancelSource, supervisor: &Supervisor) -> ! {
+    /// pause stops what `supervisor` started and accel itself, until accel is continued. `left` says what outlives
+    /// accel when it leaves at once, a sentence each.
+    pub async fn raise(
+        mut self,
+        source: &CancelSource,
+        supervisor: &Supervisor,
+        left: impl Fn() -> Vec<String>,
+    ) -> ! {
         let cancel = source.watch();
         let pause = || cancel.note_suspension(supervisor.suspend());
         let first = self.next(pause).await;
@@ -45,7 +51,10 @@ impl Signals {
         source.raise(CancelLevel::Kill);
         let last = self.next(pause).await;
         supervisor.take_terminal_back();
-        printer::write_stderr("accel: leaving at once; commands that still run are left to themselves\n");
+        let leaving = "leaving at once; commands that still run are left to themselves".to_owned();
+        let lines: String =
+            std::iter::once(leaving).chain(left()).map(|text| format!("accel: {text}\n")).collect();
+        printer::write_stderr(&lines);
         std::process::exit(i32::from(exit_code::of_signal(last.signal())));
     }
 

@@ -11,180 +11,26 @@
 //! `backend::modal::sweep`.
 
 mod host;
+mod record;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
-use serde::Serialize;
+use rusqlite::{Connection, params};
 
 use super::Lock;
 use super::database::{Database, DatabaseError, Durability};
 use crate::base::files::FileError;
 use crate::event::now_ms;
 use host::{host_word, make_private};
+use record::{COLUMNS, insert, select, time};
+pub use record::{Entry, Intent, LeaseId, LeaseState, Purpose, SandboxKind, Settlement, tag};
 
 /// Grace after a sandbox's own end of life before a lease that nobody owns up to may be ended: clocks differ.
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(15 * 60);
-
-/// Names of the tags that every sandbox carries.
-pub mod tag {
-    pub const PROJECT: &str = "accel-project";
-    pub const JOB: &str = "accel-job";
-    pub const RUN: &str = "accel-run";
-    pub const LEASE: &str = "accel-lease";
-    /// A random word for this machine and user, see [`super::Journal::host`].
-    pub const HOST: &str = "accel-host";
-    /// Seconds since the Unix epoch.
-    pub const EXPIRES: &str = "accel-expires";
-}
-
-/// 32 hexadecimal digits, never used twice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct LeaseId(String);
-
-impl LeaseId {
-    pub fn new() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string())
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Default for LeaseId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl std::fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A closed set of words, as text in the database.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $word)] $variant),* }
-
-        impl $name {
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
-            }
-        }
-
-        impl rusqlite::ToSql for $name {
-            fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
-                Ok(self.as_str().into())
-            }
-        }
-
-        impl rusqlite::types::FromSql for $name {
-            fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<Self> {
-                match value.as_str()? {
-                    $($word => Ok(Self::$variant),)*
-                    _ => Err(rusqlite::types::FromSqlError::InvalidType),
-                }
-            }
-        }
-    };
-}
-
-words! {
-    /// Modal's two kinds of sandbox.
-    SandboxKind { V1 = "v1", V2 = "v2" }
-}
-
-words! {
-    /// What a sandbox is for.
-    Purpose {
-        OneShot = "one_shot",
-        /// Kept for the next run.
-        Warm = "warm",
-    }
-}
-
-words! {
-    /// How far a lease has come.
-    LeaseState {
-        /// The create call may have been sent; the sandbox's id is not known.
-        Intended = "intended",
-        /// The sandbox exists.
-        Created = "created",
-        /// Its command was started.
-        Running = "running",
-        /// Its end was asked for.
-        Stopping = "stopping",
-        Settled = "settled",
-    }
-}
-
-words! {
-    /// How a lease was settled.
-    Settlement {
-        /// No sandbox was made, for certain.
-        NeverCreated = "never_created",
-        /// Ended by us.
-        Terminated = "terminated",
-        /// It had ended by itself.
-        Ended = "ended",
-        /// Its lifetime on the server is over, so that it cannot live.
-        Expired = "expired",
-    }
-}
-
-/// What is known before a sandbox is asked for.
-#[derive(Debug, Clone)]
-pub struct Intent {
-    pub lease: LeaseId,
-    /// Which credentials may end it: `backend::modal::account`. No secret.
-    pub account: String,
-    pub project: String,
-    pub job: String,
-    pub run: String,
-    /// A digest of the folder of accel.toml.
-    pub worktree: String,
-    pub app: String,
-    pub environment: String,
-    pub kind: SandboxKind,
-    pub purpose: Purpose,
-    /// When the server will have ended the sandbox by itself, in milliseconds since the Unix epoch.
-    pub expires_at_ms: u64,
-}
-
-/// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
-    pub lease: LeaseId,
-    pub state: LeaseState,
-    pub account: String,
-    #[serde(skip)]
-    owner: String,
-    /// The owner's process id; only for people, see the notes on owners.
-    pub pid: u32,
-    pub run: String,
-    pub project: String,
-    pub job: String,
-    pub host: String,
-    pub worktree: String,
-    pub app: String,
-    pub environment: String,
-    pub kind: SandboxKind,
-    pub purpose: Purpose,
-    pub sandbox: Option<String>,
-    pub intended_at_ms: u64,
-    pub changed_at_ms: u64,
-    pub expires_at_ms: u64,
-    pub settled: Option<Settlement>,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -217,6 +63,8 @@ struct Owner {
     id: String,
     /// Taken on drop; `None` where the file system has no locks. Such an owner says so in its id.
     lock: Option<Lock>,
+    /// What it still has to settle, as far as this process knows.
+    held: Mutex<BTreeMap<LeaseId, Entry>>,
 }
 
 /// Begins the id of an owner whose life cannot be told from a lock.
@@ -228,6 +76,25 @@ enum DeadOwner {
     Locked(Lock),
     /// Nothing that it owned can live.
     Overdue,
+}
+
+impl Owner {
+    /// Notes a lease, or what has become of it.
+    fn hold(&self, entry: &Entry) {
+        self.notes().insert(entry.lease.clone(), entry.clone());
+    }
+
+    fn let_go(&self, lease: &LeaseId) {
+        self.notes().remove(lease);
+    }
+
+    fn held(&self) -> Vec<Entry> {
+        self.notes().values().cloned().collect()
+    }
+
+    fn notes(&self) -> MutexGuard<'_, BTreeMap<LeaseId, Entry>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Owner {
@@ -245,7 +112,7 @@ pub struct Lease {
     database: Database,
     entry: Entry,
     /// Holds the owner's lock as long as the lease lives.
-    _owner: Arc<Owner>,
+    owner: Arc<Owner>,
 }
 
 impl Journal {
@@ -282,8 +149,23 @@ impl Journal {
             settled: None,
         };
         let written = entry.clone();
-        self.0.database.write(Durability::Disk, move |connection| insert(connection, &written)).await?;
-        Ok(Lease { database: self.0.database.clone(), entry, _owner: owner })
+        owner.hold(&entry);
+        let inserted =
+            self.0.database.write(Durability::Disk, move |connection| insert(connection, &written)).await;
+        if let Err(error) = inserted {
+            owner.let_go(&entry.lease);
+            return Err(error.into());
+        }
+        Ok(Lease { database: self.0.database.clone(), entry, owner })
+    }
+
+    /// What this process has not settled yet, oldest first. From memory, for those who have no time for the disk: an
+    /// intent whose writing is under way is among them, a lease that was dropped stays.
+    pub fn held(&self) -> Vec<Entry> {
+        let owner = self.0.owner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut held = owner.map_or_else(Vec::new, |owner| owner.held());
+        held.sort_by_key(|entry| entry.intended_at_ms);
+        held
     }
 
     /// Every lease that is not settled, oldest first.
@@ -347,12 +229,12 @@ impl Journal {
         if self.unsettled_of(&entry.owner).await? == 0 {
             dead.bury();
         }
-        let taken = (taken == 1).then(|| Lease {
-            database: self.0.database.clone(),
-            entry: Entry { owner: owner.id.clone(), pid: std::process::id(), ..entry.clone() },
-            _owner: owner,
-        });
-        Ok(taken)
+        if taken != 1 {
+            return Ok(None);
+        }
+        let entry = Entry { owner: owner.id.clone(), pid: std::process::id(), ..entry.clone() };
+        owner.hold(&entry);
+        Ok(Some(Lease { database: self.0.database.clone(), entry, owner }))
     }
 
     /// Forgets leases settled before `time`.
@@ -415,8 +297,8 @@ impl Journal {
         let folder = path.parent().expect("a file in the state directory");
         let locked = self.0.database.directories().open_state().is_ok() && make_private(folder).is_ok();
         match locked.then(|| Lock::try_exclusive(&path).ok().flatten()).flatten() {
-            Some(lock) => Owner { id, lock: Some(lock) },
-            None => Owner { id: format!("{UNLOCKED}{id}"), lock: None },
+            Some(lock) => Owner { id, lock: Some(lock), held: Mutex::default() },
+            None => Owner { id: format!("{UNLOCKED}{id}"), lock: None, held: Mutex::default() },
         }
     }
 
@@ -493,12 +375,14 @@ impl Lease {
                 )
             })
             .await?;
+        self.owner.let_go(&self.entry.lease);
         Ok(changed == 1)
     }
 
     async fn enter(&mut self, state: LeaseState) -> Result<(), JournalError> {
         self.entry.state = state;
         self.entry.changed_at_ms = now_ms();
+        self.owner.hold(&self.entry);
         let entry = self.entry.clone();
         // A sandbox whose id was lost is found by its tags, so only the intent has to be on the disk.
         let change = move |connection: &Connection| {
@@ -510,76 +394,6 @@ impl Lease {
         self.database.write(Durability::Process, change).await?;
         Ok(())
     }
-}
-
-const COLUMNS: &str =
-    "id, state, account, owner, pid, run, project, job, host, worktree, app, environment, backend,
-    purpose, sandbox, intended_at, changed_at, expires_at, settled";
-
-fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
-    let query = format!(
-        "INSERT INTO lease ({COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
-    );
-    let values = params![
-        entry.lease.0,
-        entry.state,
-        entry.account,
-        entry.owner,
-        entry.pid,
-        entry.run,
-        entry.project,
-        entry.job,
-        entry.host,
-        entry.worktree,
-        entry.app,
-        entry.environment,
-        entry.kind,
-        entry.purpose,
-        entry.sandbox,
-        time(entry.intended_at_ms),
-        time(entry.changed_at_ms),
-        time(entry.expires_at_ms),
-        entry.settled,
-    ];
-    connection.execute(&query, values).map(drop)
-}
-
-fn select(
-    connection: &Connection,
-    query: &str,
-    parameters: impl rusqlite::Params,
-) -> rusqlite::Result<Vec<Entry>> {
-    connection.prepare_cached(query)?.query_map(parameters, read)?.collect()
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry {
-        lease: LeaseId(row.get(0)?),
-        state: row.get(1)?,
-        account: row.get(2)?,
-        owner: row.get(3)?,
-        pid: row.get(4)?,
-        run: row.get(5)?,
-        project: row.get(6)?,
-        job: row.get(7)?,
-        host: row.get(8)?,
-        worktree: row.get(9)?,
-        app: row.get(10)?,
-        environment: row.get(11)?,
-        kind: row.get(12)?,
-        purpose: row.get(13)?,
-        sandbox: row.get(14)?,
-        intended_at_ms: row.get::<_, i64>(15)?.unsigned_abs(),
-        changed_at_ms: row.get::<_, i64>(16)?.unsigned_abs(),
-        expires_at_ms: row.get::<_, i64>(17)?.unsigned_abs(),
-        settled: row.get(18)?,
-    })
-}
-
-/// SQLite's numbers are signed.
-fn time(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 fn millis(duration: Duration) -> u64 {

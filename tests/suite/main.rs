@@ -47,6 +47,7 @@ mod modal_run;
 mod modal_sdk;
 mod modal_sdk_faults;
 mod modal_settings;
+mod modal_signals;
 mod modal_transport;
 mod modal_wire;
 mod tree_hash;

@@ -37,7 +37,7 @@ use crate::base::digest::Digest;
 use crate::domain::{Cause, JobId, Place};
 use crate::event::{Emitter, Level};
 use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
-use crate::store::journal::SandboxKind;
+use crate::store::journal::{Entry, SandboxKind};
 use crate::store::{Directories, Journal, Remembered};
 
 /// What the edge knows and the backend does not look up itself.
@@ -132,6 +132,11 @@ impl ModalBackend {
     pub async fn finish(&self) {
         self.aside.close();
         self.aside.wait().await;
+    }
+
+    /// Leases of this run that are not settled, from memory: what may outlive accel when it leaves now.
+    pub fn held(&self) -> Vec<Entry> {
+        self.settings.journal.held()
     }
 
     async fn shared(&self) -> Result<&Shared, Failure> {

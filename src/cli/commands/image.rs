@@ -125,7 +125,7 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
     let mut failures: Vec<Failure> = Vec::new();
     let mut made = 0;
     let (secrets, _) = secrets::known(&plan, context.ambient);
-    let beside = Beside { secrets, sinks: Vec::new() };
+    let beside = Beside::with_secrets(secrets);
     execution::watched(context, &supervisor, beside, async |emitter, source| {
         for image in images.iter().filter(|image| image.local.engine == LocalEngine::Venv) {
             match make(&makers, image, &project, &emitter, source, freshness).await {
@@ -159,7 +159,7 @@ fn build_on_modal(
     let (plan, run) = (Arc::new(plan), uuid::Uuid::new_v4().simple().to_string());
     let modal = Modal::new(&plan, &run, ColorHint::Unsaid, context.ambient, &project.folder);
     let (secrets, _) = secrets::known(&plan, context.ambient);
-    let beside = Beside { secrets, sinks: Vec::new() };
+    let beside = Beside::with_secrets(secrets);
     let supervisor = Supervisor::new(Ownership::Process);
     let mut done: Vec<(String, Result<String, Failure>)> = Vec::new();
     execution::watched(context, &supervisor, beside, async |emitter, source| {

@@ -117,6 +117,7 @@ where
             let admitted = admit(&state::lock(&state), &method, &parts.headers);
             let call =
                 Call { method, headers: headers(&parts.headers), message, start, end: None, code: None };
+            let creating = Creating::of(&call, &state);
             let (entry, fault, delay) = arrive(&state, call);
             tokio::time::sleep(delay).await;
             let mut response = match &fault {
@@ -132,7 +133,9 @@ where
                     // A client that gives up does not stop the server.
                     let work = tokio::spawn(async move {
                         tokio::time::sleep(before).await;
-                        inner.call(http::Request::from_parts(parts, body)).await
+                        let answer = inner.call(http::Request::from_parts(parts, body)).await;
+                        drop(creating);
+                        answer
                     });
                     let response = work.await.expect("handlers do not panic")?;
                     tokio::time::sleep(after).await;
@@ -160,6 +163,24 @@ where
             };
             Ok(response.map(|body| Body::new(Watched { body, entry, left })))
         })
+    }
+}
+
+/// Counts a create call from its arrival until it has made what it makes, or never will.
+struct Creating(Shared);
+
+impl Creating {
+    fn of(call: &Call, state: &Shared) -> Option<Self> {
+        ["SandboxCreate", "SandboxCreateV2"].contains(&call.method.as_str()).then(|| {
+            state::lock(state).creating += 1;
+            Self(state.clone())
+        })
+    }
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        state::lock(&self.0).creating -= 1;
     }
 }
 

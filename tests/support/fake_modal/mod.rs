@@ -49,6 +49,9 @@ mod generated {
 
 type Shared = Arc<Mutex<State>>;
 
+/// Between two looks at what the server's thread does.
+const POLL: Duration = Duration::from_millis(2);
+
 /// An unsigned token that expires at a Unix time.
 pub fn jwt(expires: i64, number: u32) -> String {
     let part = |text: String| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);
@@ -185,6 +188,20 @@ impl FakeModal {
 
     pub fn calls_of(&self, method: &str) -> Vec<Call> {
         self.state().calls.iter().filter(|call| call.method == method).cloned().collect()
+    }
+
+    /// Waits until this many calls have arrived, or the client is gone as `over` says.
+    pub fn wait_for_calls(&self, count: usize, over: impl Fn() -> bool) {
+        while self.state().calls.len() < count && !over() {
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until no create call is under way that may still make a sandbox.
+    pub fn wait_for_creations(&self) {
+        while self.state().creating > 0 {
+            std::thread::sleep(POLL);
+        }
     }
 
     /// Drops what was noted, for tests that look at a second run alone.

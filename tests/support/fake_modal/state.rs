@@ -85,6 +85,8 @@ pub struct State {
     pub(super) sandboxes: BTreeMap<String, Sandbox>,
     /// Sandbox ids by idempotency key.
     pub(super) created: BTreeMap<String, String>,
+    /// Create calls that arrived and may still make a sandbox.
+    pub(super) creating: usize,
     pub(super) fates: VecDeque<Fate>,
     pub(super) gpu_fates: BTreeMap<String, Fate>,
     pub(super) auth_tokens: BTreeSet<String>,
@@ -154,6 +156,7 @@ impl State {
             contents: BTreeSet::new(),
             sandboxes: BTreeMap::new(),
             created: BTreeMap::new(),
+            creating: 0,
             fates: VecDeque::new(),
             gpu_fates: BTreeMap::new(),
             auth_tokens: BTreeSet::new(),

@@ -1,0 +1,147 @@
+//! Three signals in a row at any point of a run on Modal: accel leaves at once, says what it leaves, and the next start
+//! ends it.
+//!
+//! `ACCEL_SIGNAL_SEEDS` sets how many random points are tried, `ACCEL_SIGNAL_SEED` tries a single one.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use accel::store::journal::Entry;
+use accel::store::{Database, Directories, Journal};
+
+use crate::fake_modal::{FakeModal, Fault};
+use crate::world::{Finished, Signal, World};
+
+const CONFIG: &str = "version = 1
+[project]
+name = 'demo'
+[defaults]
+route = 'modal'
+[images.py]
+base = 'debian_slim'
+[jobs.cpu]
+image = 'py'
+secrets = ['s']
+run = '''trap \"\" INT TERM HUP; echo started; sleep 600 & wait; sleep 600'''
+[jobs.gpu]
+extends = 'cpu'
+gpu = 'L4'
+";
+
+/// Points tried where nothing else is asked for.
+const SEEDS: u64 = 60;
+/// Runs side by side: most of the time all of them wait.
+const AT_ONCE: usize = 6;
+/// Calls of a run until its command prints, and some that never come.
+const CALLS: usize = 20;
+/// Between two signals, at most.
+const GAP_MS: usize = 25;
+/// Answers take a little, so that there is something to interrupt.
+const LATENCY: Duration = Duration::from_millis(15);
+/// A creation that is under way for longer than accel waits.
+const SLOW_CREATION: Duration = Duration::from_millis(600);
+
+/// A small generator, so that a seed means the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.below(2);
+        random
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn world(modal: &FakeModal) -> World {
+    let mut world = World::new().file("accel.toml", CONFIG).file("data", "text\n");
+    for (name, value) in modal.variables() {
+        world = world.env(name, value);
+    }
+    world
+}
+
+fn unsettled(world: &World) -> Vec<Entry> {
+    let state = world.state().join("accel");
+    let variable = |name: &str| (name == "ACCEL_STATE_DIR").then(|| state.clone().into_os_string());
+    let database = Database::new(Directories::resolve(variable, Path::new("/"), Path::new("/nowhere"), 0));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(Journal::new(database).unsettled()).unwrap()
+}
+
+/// What must be true of an accel that was told to leave at once.
+fn judge(done: &Finished, world: &World, told: &str) {
+    let said = done.stderr_text();
+    assert!([129, 130, 143].contains(&done.status.code().unwrap_or(-1)), "{told}: {done:?}");
+    assert!(!said.contains("panicked") && !said.contains("backtrace"), "{told}: {done:?}");
+    for entry in unsettled(world) {
+        assert!(said.contains(entry.lease.as_str()), "{told}: {entry:?} is not told: {done:?}");
+        if let Some(sandbox) = &entry.sandbox {
+            assert!(said.contains(sandbox), "{told}: {entry:?} is not named: {done:?}");
+        }
+    }
+}
+
+fn interrupt(seed: u64) {
+    let mut random = Random::new(seed);
+    let modal = FakeModal::serve();
+    modal.secret("s", &[("A", "1")]);
+    modal.delay(LATENCY);
+    let (job, create) = [("cpu", "SandboxCreateV2"), ("gpu", "SandboxCreate")][random.below(2)];
+    let slow = random.below(3);
+    if slow > 0 {
+        let fault = [Fault::Slow(SLOW_CREATION), Fault::LateAnswer(SLOW_CREATION)][slow - 1].clone();
+        modal.fail(create, [fault]);
+    }
+    let point = 1 + random.below(CALLS);
+    let told = format!("ACCEL_SIGNAL_SEED={seed} {job}, creation {slow}, call {point}");
+    let world = world(&modal);
+    let mut run = world.accel(["run", job]).spawn();
+    let seen = || modal.calls_of("TaskExecStdioRead").len() >= 2;
+    modal.wait_for_calls(point, seen);
+    for _ in 0..3 {
+        run.signal([Signal::INT, Signal::TERM, Signal::HUP][random.below(3)]);
+        std::thread::sleep(Duration::from_millis(random.below(GAP_MS) as u64));
+    }
+    judge(&run.finish(), &world, &told);
+
+    if random.below(2) == 0 {
+        // The next start may come while the creation is still under way.
+        world.accel(["prune"]).run().code(0);
+    }
+    modal.wait_for_creations();
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty(), "{told}: {:?}", modal.alive());
+    assert!(unsettled(&world).is_empty(), "{told}");
+}
+
+#[test]
+fn three_signals_at_any_point_leave_nothing_that_is_not_told_and_ended() {
+    let single = number("ACCEL_SIGNAL_SEED");
+    let seeds = single.map_or(1..number("ACCEL_SIGNAL_SEEDS").unwrap_or(SEEDS) + 1, |seed| seed..seed + 1);
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    interrupt(seed);
+                }
+            });
+        }
+    });
+}
