@@ -68,6 +68,7 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
         Command::Ps => commands::ps::run(context),
         Command::Stop(args) => commands::stop::run(args, context),
         Command::Logs(args) => commands::logs::run(args, context),
+        Command::History(args) => commands::history::run(args, context),
         Command::Prune(args) => commands::prune::run(args, context),
         Command::Init(args) => commands::init::run(args, context),
         Command::Schema => commands::schema::run(context),

@@ -37,6 +37,7 @@ mod official_sdk;
 #[path = "../support/python.rs"]
 mod python;
 
+mod history;
 mod leases;
 mod modal_cli;
 mod modal_examples;
