@@ -150,19 +150,27 @@ Examples:
     /// Run any command in the environment of a job or an image
     ///
     /// The job's image, variables, secrets, volumes and resources, without its command, its needs and its outputs.
-    /// A name that is both is the job's. The exit code is the command's.
+    /// A name that is both is the job's. The exit code is the command's. Standard input is the command's, here and on
+    /// Modal: `</dev/null` gives it none. Where input, output and errors are all the terminal, it has one on Modal, too.
     #[command(after_help = "\
 Examples:
   accel exec test -- python -c 'import numpy; print(numpy.__version__)'
   accel exec py -- pip list                    in the image py, on this machine
-  accel exec py --on modal -- python bench.py  the same on Modal, with the working tree")]
+  accel exec py --on modal -- python bench.py  the same on Modal, with the working tree
+  accel exec py --on modal -- wc -l < big.csv  with standard input")]
     Exec(ExecArgs),
 
-    /// Open a shell in the environment of a job or an image, on this machine
+    /// Open a shell in the environment of a job or an image, here or on Modal
+    ///
+    /// Here it is the user's own ($SHELL); on Modal it is bash, or sh where the image has no bash, in the working tree.
+    /// Its exit code is accel's. On Modal every key goes to the shell, Ctrl-C included; Enter ~ . leaves one that does
+    /// not answer. The size of the window follows where the image has stty. Without a terminal, commands are read from
+    /// standard input.
     #[command(after_help = "\
 Examples:
-  accel shell test       with the job's image and variables
-  accel shell py         with the image's packages on PATH")]
+  accel shell test                with the job's image and variables
+  accel shell py --on modal       on Modal, with the working tree
+  accel shell py < setup.sh       commands from a file")]
     Shell(ShellArgs),
 
     /// Show what travels to Modal, and why a path does or does not

@@ -63,7 +63,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let run = uuid::Uuid::new_v4().simple().to_string();
     let supervisor = Supervisor::new(Ownership::Process);
     let color = color_hint(&plan, wishes.color, context.ambient);
-    let modal = Arc::new(Modal::new(&plan, &run, color, context.ambient, folder));
+    let modal = Arc::new(Modal::new(&plan, &run, color, &supervisor, context.ambient, folder));
     let backends = backends(&run, color, &supervisor, context.ambient, folder, &modal);
     let options = RunOptions {
         run,

@@ -8,10 +8,11 @@ use super::account;
 use super::ambient::{self, Ambient};
 use crate::backend::local::ColorHint;
 use crate::backend::modal::clock::SystemClock;
-use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings};
+use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, TerminalKind};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::Place;
 use crate::plan::spec::Plan;
+use crate::process::Supervisor;
 use crate::store::journal::Entry;
 use crate::store::{Database, Journal};
 
@@ -22,9 +23,17 @@ pub struct Modal {
 }
 
 impl Modal {
-    pub fn new(plan: &Arc<Plan>, run: &str, color: ColorHint, ambient: &Ambient, folder: &Path) -> Self {
+    pub fn new(
+        plan: &Arc<Plan>,
+        run: &str,
+        color: ColorHint,
+        supervisor: &Supervisor,
+        ambient: &Ambient,
+        folder: &Path,
+    ) -> Self {
         let (plan, run, folder) = (Arc::clone(plan), run.to_owned(), folder.to_owned());
-        let variables = ambient.variables.clone();
+        let (variables, supervisor) = (ambient.variables.clone(), supervisor.clone());
+        let terminal = terminal(ambient);
         let (directories, network) = (ambient.directories(&folder), ambient.network());
         let make = move || {
             let text = |(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
@@ -53,6 +62,8 @@ impl Modal {
                 global_ignore: ambient::global_ignore(),
                 journal: Journal::new(Database::new(directories.clone())),
                 directories: directories.clone(),
+                terminal: terminal.clone(),
+                supervisor: supervisor.clone(),
             }
         };
         Self { make: Box::new(make), backend: OnceLock::new() }
@@ -99,6 +110,14 @@ fn left_behind(entry: &Entry) -> String {
              it, or end it now: accel prune"
         ),
     }
+}
+
+/// A remote terminal has one stream for all output, so both of accel's must end on the terminal.
+fn terminal(ambient: &Ambient) -> Option<TerminalKind> {
+    let text = |name: &str| ambient.variables.text(name).unwrap_or_default().to_owned();
+    let (term, color, program) = (text("TERM"), text("COLORTERM"), text("TERM_PROGRAM"));
+    let shown = ambient.stdout_is_terminal && ambient.stderr_is_terminal;
+    shown.then_some(TerminalKind { term, color, program })
 }
 
 impl Backend for Modal {

@@ -13,7 +13,7 @@ use rustix::process::{
     kill_process_group, waitid,
 };
 use rustix::stdio::stdin;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::spawn::Supervisor;
@@ -22,6 +22,16 @@ use super::spawn::Supervisor;
 #[derive(Debug, Clone)]
 pub(super) struct Before {
     modes: Termios,
+    user: User,
+}
+
+/// Who has the terminal in other modes than it was found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum User {
+    /// A job of this machine.
+    Job,
+    /// accel itself, for a command elsewhere.
+    Accel,
 }
 
 /// A terminal lent to a job; given back when dropped.
@@ -44,7 +54,7 @@ impl<'a> LentTerminal<'a> {
     /// Lets the job go on; in the foreground, if that is accel's to give.
     fn give(&self, modes: Termios) {
         if is_in_foreground() {
-            *self.supervisor.before_lending() = Some(Before { modes });
+            *self.supervisor.before_lending() = Some(Before { modes, user: User::Job });
             let _ = tcsetpgrp(stdin(), self.job);
         }
         // It may have asked for the terminal before it was its own, and been stopped for that.
@@ -92,11 +102,79 @@ impl Drop for LentTerminal<'_> {
     }
 }
 
+/// accel's terminal with every key passed on as it is, for a command that runs elsewhere. Restored when dropped, by
+/// [`Supervisor::take_terminal_back`], and while accel is stopped.
+pub struct RawTerminal {
+    supervisor: Supervisor,
+    raw: Termios,
+    continued: tokio::signal::unix::Signal,
+    resized: tokio::signal::unix::Signal,
+}
+
+/// In characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+impl RawTerminal {
+    /// `None` where standard input is no terminal, or one that is not accel's to use.
+    pub fn enter(supervisor: &Supervisor) -> Option<Self> {
+        let modes = tcgetattr(stdin()).ok()?;
+        if !is_in_foreground() {
+            return None;
+        }
+        let continued = signal(SignalKind::from_raw(Signal::CONT.as_raw())).ok()?;
+        let resized = signal(SignalKind::window_change()).ok()?;
+        let mut raw = modes.clone();
+        raw.make_raw();
+        let mut before = supervisor.before_lending();
+        if before.is_some() {
+            return None;
+        }
+        *before = Some(Before { modes, user: User::Accel });
+        drop(before);
+        set_modes(&raw);
+        Some(Self { supervisor: supervisor.clone(), raw, continued, resized })
+    }
+
+    /// `None` where the terminal does not know.
+    pub fn size(&self) -> Option<WindowSize> {
+        let size = tcgetwinsize(stdin()).ok()?;
+        let known = size.ws_row > 0 && size.ws_col > 0;
+        known.then_some(WindowSize { rows: size.ws_row, columns: size.ws_col })
+    }
+
+    /// Resolves when the window has another size. Keeps the terminal raw when accel is continued after a stop.
+    pub async fn resized(&mut self) {
+        loop {
+            tokio::select! {
+                Some(()) = self.resized.recv() => return,
+                Some(()) = self.continued.recv() => {
+                    if is_in_foreground() {
+                        set_modes(&self.raw);
+                    }
+                    // It may have changed meanwhile.
+                    return;
+                }
+                else => std::future::pending::<()>().await,
+            }
+        }
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        self.supervisor.take_terminal_back();
+    }
+}
+
 impl Supervisor {
     /// Takes a lent terminal back and restores its modes. For a process that is about to leave while jobs run.
     pub fn take_terminal_back(&self) {
         let Some(before) = self.before_lending().take() else { return };
-        if let Some(group) = own_group() {
+        if let (User::Job, Some(group)) = (before.user, own_group()) {
             unstopped(|| _ = tcsetpgrp(stdin(), group));
         }
         set_modes(&before.modes);
@@ -107,6 +185,10 @@ impl Supervisor {
     pub fn suspend(&self) -> Duration {
         if nobody_would_continue() {
             return Duration::ZERO;
+        }
+        // Whoever continues a raw terminal makes it raw again: see `RawTerminal`.
+        if let Some(Before { modes, user: User::Accel }) = &*self.before_lending() {
+            set_modes(modes);
         }
         let groups = self.groups();
         let all = |signal| groups.iter().for_each(|group| _ = kill_process_group(*group, signal));
@@ -141,7 +223,7 @@ fn own_group() -> Option<Pid> {
     Pid::from_raw(getpgrp().as_raw())
 }
 
-fn is_in_foreground() -> bool {
+pub(super) fn is_in_foreground() -> bool {
     own_group().is_some_and(|group| tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == group))
 }
 

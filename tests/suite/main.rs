@@ -49,6 +49,7 @@ mod modal_sdk;
 mod modal_sdk_faults;
 mod modal_settings;
 mod modal_signals;
+mod modal_terminal;
 mod modal_transport;
 mod modal_wire;
 mod tree_hash;

@@ -21,6 +21,7 @@ use accel::engine::{self, Decision, FallbackPolicy, Jitter, OnFailure, OutputPol
 use accel::event::{Event, Verdict, channel};
 use accel::net::NetworkSettings;
 use accel::plan::Selection;
+use accel::process::{Ownership, Supervisor};
 use accel::store::{Database, Directories, Journal};
 use tonic::Code;
 
@@ -120,6 +121,8 @@ impl Project {
             global_ignore: None,
             journal: Journal::new(Database::new(directories.clone())),
             directories,
+            terminal: None,
+            supervisor: Supervisor::new(Ownership::Shared),
         }
     }
 

@@ -1,7 +1,11 @@
 //! The official SDK against the tests' Modal: a client that we did not write holds it honest.
 
+use accel::backend::modal::wire::task_command_router as router_wire;
+
 use crate::fake_modal::{Build, BuildEnd, FakeModal};
 use crate::official_sdk::{Program, begin};
+use crate::terminal::Terminal;
+use crate::world::World;
 
 #[test]
 fn commands_run_with_input_output_and_exit_codes() {
@@ -193,6 +197,69 @@ sandbox.terminate()
 ",
     ));
     assert_eq!(printed, "'terminal\\r\\nproblem\\r\\n' 5\n");
+}
+
+#[test]
+fn a_terminal_takes_keys_and_makes_signals_of_them() {
+    let modal = FakeModal::serve().lenient();
+    let Some(program) = Program::new(&modal) else { return };
+    let printed = program.run(&begin(
+        "
+import os
+os.environ.update(TERM='xterm-direct', COLORTERM='truecolor', TERM_PROGRAM='sdk')
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=60)
+script = 'stty -echo; echo $TERM $COLORTERM $TERM_PROGRAM; read -r line; echo got-$line; exec sleep 600'
+process = sandbox.exec('sh', '-c', script, pty=True)
+lines = iter(process.stdout)
+print(next(lines).strip())
+process.stdin.write('hello\\r')
+process.stdin.drain()
+print(next(lines).strip())
+process.stdin.write('\\x03')
+process.stdin.drain()
+print(process.wait())
+sandbox.terminate()
+",
+    ));
+    assert_eq!(printed, "xterm-direct truecolor sdk\ngot-hello\n130\n");
+}
+
+#[test]
+fn accel_describes_its_terminal_as_the_official_client_does() {
+    let modal = FakeModal::serve().lenient();
+    let Some(program) = Program::new(&modal) else { return };
+    let kind = [("TERM", "xterm-direct"), ("COLORTERM", "truecolor"), ("TERM_PROGRAM", "some")];
+    let set: String =
+        kind.iter().map(|(name, value)| format!("os.environ['{name}'] = '{value}'\n")).collect();
+    program.run(&begin(&format!(
+        "
+import fcntl, os, pty, struct, termios
+near, far = pty.openpty()
+fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0))
+os.dup2(far, 0)
+{set}
+sandbox = modal.Sandbox.create(app=app, image=image, timeout=60)
+sandbox.exec('true', pty=True).wait()
+sandbox.terminate()
+"
+    )));
+    let described = |modal: &FakeModal| {
+        let starts = modal.calls_of("TaskExecStart").into_iter();
+        let starts = starts.map(|call| call.request::<router_wire::TaskExecStartRequest>());
+        let with_terminal: Vec<_> = starts.filter(|start| start.pty_info.is_some()).collect();
+        let [start] = with_terminal.as_slice() else { panic!("{with_terminal:?}") };
+        (start.pty_info.clone(), start.stdout_config, start.stderr_config)
+    };
+    let official = described(&modal);
+    modal.forget_calls();
+    let mut world = World::new().file("accel.toml", "version = 1\n[jobs.it]\nrun = 'true'\n");
+    for (name, value) in
+        modal.variables().into_iter().chain(kind.map(|(name, value)| (name, value.to_owned())))
+    {
+        world = world.env(name, value);
+    }
+    Terminal::start_in(world, &["accel", "exec", "it", "--on", "modal", "--", "true"]).ends_with(0);
+    assert_eq!(described(&modal), official);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::beacons::helper;
 use crate::world::World;
@@ -29,21 +30,25 @@ run = 'echo ready; read -r line; echo "got-$line"'
 "#;
 
 /// A terminal with a session of its own on it.
-struct Terminal {
+pub struct Terminal {
     master: File,
     seen: String,
     pieces: Receiver<Vec<u8>>,
     session: Child,
-    _world: World,
+    pub world: World,
 }
 
 impl Terminal {
-    /// Runs a program as the leader of a session whose terminal this is.
     fn start(program: &[&str]) -> Self {
-        let world = World::new().file("accel.toml", JOBS);
+        Self::start_in(World::new().file("accel.toml", JOBS), program)
+    }
+
+    /// Runs a program as the leader of a session whose terminal, of 40 rows and 120 columns, this is.
+    pub fn start_in(world: World, program: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
+        tcsetwinsize(&master, Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
         let slave = File::options().read(true).write(true).open(name).unwrap();
         let stdio = || Stdio::from(OwnedFd::from(slave.try_clone().unwrap()));
@@ -57,6 +62,7 @@ impl Terminal {
             .env("HOME", world.home())
             .env("TERM", "dumb")
             .env("PS1", "")
+            .envs(world.variables().iter().map(|(name, value)| (name, value)))
             .stdin(stdio())
             .stdout(stdio())
             .stderr(stdio())
@@ -74,17 +80,23 @@ impl Terminal {
                 }
             }
         });
-        Self { master, seen: String::new(), pieces, session, _world: world }
+        Self { master, seen: String::new(), pieces, session, world }
     }
 
-    fn types(&mut self, text: &str) -> &mut Self {
+    pub fn resize(&mut self, rows: u16, columns: u16) -> &mut Self {
+        tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
+        self
+    }
+
+    pub fn types(&mut self, text: &str) -> &mut Self {
         self.master.write_all(text.as_bytes()).unwrap();
         self
     }
 
     /// Waits until `text` has appeared since the last wait.
     #[track_caller]
-    fn shows(&mut self, text: &str) -> &mut Self {
+    pub fn shows(&mut self, text: &str) -> &mut Self {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(at) = self.seen.find(text) {
@@ -100,7 +112,7 @@ impl Terminal {
     }
 
     #[track_caller]
-    fn ends_with(mut self, code: i32) {
+    pub fn ends_with(&mut self, code: i32) {
         assert_eq!(self.session.wait().unwrap().code(), Some(code), "{:?}", self.seen);
     }
 }

@@ -140,6 +140,11 @@ impl World {
         self
     }
 
+    /// What [`env`](Self::env) was given.
+    pub fn variables(&self) -> &[(OsString, OsString)] {
+        &self.env
+    }
+
     /// Adds the PATH of whoever runs the tests (python, uv) and what reaching the package index needs.
     pub fn with_host_tools(self) -> Self {
         let host = std::env::var_os("PATH").unwrap_or_default();
@@ -192,7 +197,15 @@ impl World {
             .env("TZ", "UTC")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .process_group(0);
-        Invocation { command, stdin: None, stdout: None, stderr: None, deadline: self.deadline, root }
+        Invocation {
+            command,
+            stdin: None,
+            stdin_file: None,
+            stdout: None,
+            stderr: None,
+            deadline: self.deadline,
+            root,
+        }
     }
 }
 
@@ -200,6 +213,7 @@ impl World {
 pub struct Invocation {
     command: Command,
     stdin: Option<Vec<u8>>,
+    stdin_file: Option<fs::File>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     deadline: Duration,
@@ -239,6 +253,12 @@ impl Invocation {
         self
     }
 
+    /// A file as standard input; for [`run`](Self::run).
+    pub fn stdin_from(mut self, file: fs::File) -> Self {
+        self.stdin_file = Some(file);
+        self
+    }
+
     /// Standard output goes there instead of being collected.
     pub fn stdout_to(mut self, pipe: PipeWriter) -> Self {
         self.stdout = Some(pipe.into());
@@ -257,10 +277,10 @@ impl Invocation {
     pub fn run(self) -> Finished {
         let stdin = self.stdin.clone().unwrap_or_default();
         let mut running = self.spawn();
-        let mut pipe = running.child.stdin.take().unwrap();
+        let pipe = running.child.stdin.take();
         let writer = std::thread::spawn(move || {
             // The command may end without reading all of it.
-            let _ = pipe.write_all(&stdin);
+            let _ = pipe.map(|mut pipe| pipe.write_all(&stdin));
         });
         let finished = running.finish();
         writer.join().unwrap();
@@ -271,7 +291,7 @@ impl Invocation {
     #[track_caller]
     pub fn spawn(mut self) -> Running {
         let described = format!("{:?}", self.command);
-        self.command.stdin(Stdio::piped());
+        self.command.stdin(self.stdin_file.take().map_or_else(Stdio::piped, Stdio::from));
         self.command.stderr(self.stderr.take().map_or_else(Stdio::piped, Stdio::from));
         self.command.stdout(self.stdout.take().map_or_else(Stdio::piped, Stdio::from));
         let mark = watchdog::mark(&mut self.command);

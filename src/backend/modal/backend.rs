@@ -27,9 +27,10 @@ use super::launch::{Ground, Launch};
 use super::link::{Access, Link};
 use super::reporter::Reporter;
 use super::resolve;
-use super::session::{Fate, ModalSession};
+use super::session::{Fate, Keyboard, ModalSession};
 use super::sweep::Sweeper;
-use super::tree::{MountContext, Mounted, Sources};
+use super::terminal::TerminalKind;
+use super::tree::{InputUse, MountContext, Mounted, Sources};
 use super::trouble::Trouble;
 use super::variables::{self, Color, Surroundings};
 use crate::backend::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
@@ -37,6 +38,7 @@ use crate::base::digest::Digest;
 use crate::domain::{Cause, JobId, Place};
 use crate::event::{Emitter, Level};
 use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
+use crate::process::Supervisor;
 use crate::store::journal::{Entry, SandboxKind};
 use crate::store::{Directories, Journal, Remembered};
 
@@ -56,6 +58,10 @@ pub struct ModalSettings {
     pub global_ignore: Option<PathBuf>,
     pub directories: Directories,
     pub journal: Journal,
+    /// The terminal that accel's output is shown on as it is; `None` where it ends elsewhere.
+    pub terminal: Option<TerminalKind>,
+    /// Answers for the terminal's modes.
+    pub supervisor: Supervisor,
 }
 
 /// Runs jobs in Modal sandboxes.
@@ -63,6 +69,7 @@ pub struct ModalBackend {
     settings: ModalSettings,
     shared: OnceCell<Shared>,
     aside: TaskTracker,
+    keyboard: Keyboard,
 }
 
 /// An image to build, and who hears of it.
@@ -88,7 +95,12 @@ struct Shared {
 
 impl ModalBackend {
     pub fn new(settings: ModalSettings) -> Self {
-        Self { settings, shared: OnceCell::new(), aside: TaskTracker::new() }
+        let keyboard = Keyboard {
+            supervisor: settings.supervisor.clone(),
+            kind: settings.terminal.clone(),
+            turn: Arc::default(),
+        };
+        Self { settings, shared: OnceCell::new(), aside: TaskTracker::new(), keyboard }
     }
 
     /// Connects, so that the first job finds the connection standing. Faults are reported to that job.
@@ -173,10 +185,6 @@ impl ModalBackend {
 
     async fn open_session(&self, request: OpenRequest) -> Result<ModalSession, Failure> {
         let reporter = Reporter { job: request.job.clone(), emitter: request.emitter.clone() };
-        if request.spec.tty {
-            return Err(Failure::new(Cause::Infra, "tty = true is not possible on Modal yet")
-                .help("run the job locally: --on local"));
-        }
         let around = Surroundings {
             host: &self.settings.host_env,
             run: &self.settings.run,
@@ -188,7 +196,9 @@ impl ModalBackend {
         let (link, mounted, running) = Box::pin(opening.run()).await.map_err(Trouble::into_failure)?;
         let delta = mounted.delta;
         let started = tokio::time::Instant::now();
-        Ok(ModalSession { link, request, reporter, running, delta, variables, fate: Fate::Runs, started })
+        let keyboard = self.keyboard.clone();
+        let fate = Fate::Runs;
+        Ok(ModalSession { link, request, reporter, running, delta, variables, fate, keyboard, started })
     }
 }
 
@@ -321,6 +331,7 @@ impl Opening<'_> {
             global_ignore: self.settings.global_ignore.clone(),
             memory: self.shared.memory.clone(),
             account: format!("{} {}", self.shared.ground.account, self.settings.target.app),
+            input: if self.request.spec.tty { InputUse::OfTheJob } else { InputUse::Free },
         }
     }
 

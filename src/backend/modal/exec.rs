@@ -15,7 +15,7 @@ use super::error::{ErrorKind, ModalError};
 use super::method::task;
 use super::retry::RetryPolicy;
 use super::router::Router;
-use super::wire::client::SecretSource;
+use super::wire::client::{PtyInfo, SecretSource};
 use super::wire::task_command_router as wire;
 use crate::domain::{Exit, Stream};
 use wire::task_exec_wait_response::ExitStatus;
@@ -26,9 +26,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A worker that cannot be reached for this long is given up.
 const LOST_AFTER: Duration = Duration::from_secs(5 * 60);
-/// Bytes of one write to stdin.
-const WRITE: usize = 1 << 20;
-
 /// Where output goes, piece by piece.
 pub(super) type Output = tokio::sync::mpsc::Sender<(Stream, Bytes)>;
 
@@ -38,10 +35,19 @@ pub(super) const OUTPUT_PIECES: usize = 4;
 /// A command that was started.
 #[derive(Clone)]
 pub(super) struct Exec {
-    router: Router,
-    clock: Arc<dyn Clock>,
-    task: String,
-    id: String,
+    pub(super) router: Router,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) task: String,
+    pub(super) id: String,
+}
+
+/// What is started.
+#[derive(Default)]
+pub(super) struct Start {
+    pub(super) argv: Vec<String>,
+    pub(super) secrets: Vec<SecretSource>,
+    /// With a terminal all output is standard output.
+    pub(super) terminal: Option<PtyInfo>,
 }
 
 impl Exec {
@@ -49,18 +55,18 @@ impl Exec {
         router: &Router,
         clock: &Arc<dyn Clock>,
         task: &str,
-        argv: Vec<String>,
-        secrets: Vec<SecretSource>,
+        start: Start,
     ) -> Result<Self, ModalError> {
         let id = uuid::Uuid::new_v4().to_string();
         let exec = Self { router: router.clone(), clock: Arc::clone(clock), task: task.to_owned(), id };
         let request = wire::TaskExecStartRequest {
             task_id: exec.task.clone(),
             exec_id: exec.id.clone(),
-            command_args: argv,
+            command_args: start.argv,
             stdout_config: wire::TaskExecStdoutConfig::Pipe as i32,
             stderr_config: wire::TaskExecStderrConfig::Pipe as i32,
-            secret_sources: secrets,
+            pty_info: start.terminal,
+            secret_sources: start.secrets,
             ..Default::default()
         };
         match router.call(task::EXEC_START, request).await {
@@ -125,33 +131,6 @@ impl Exec {
             }
         }
     }
-
-    /// Writes all of stdin and closes it.
-    pub(super) async fn write_stdin(&self, bytes: Bytes) -> Result<(), ModalError> {
-        let mut rest = bytes;
-        let mut offset = 0;
-        let mut patience = Patience::new(&self.clock);
-        loop {
-            let data = rest.slice(..rest.len().min(WRITE));
-            let last = data.len() == rest.len();
-            let request = wire::TaskExecStdinWriteRequest {
-                task_id: self.task.clone(),
-                exec_id: self.id.clone(),
-                offset,
-                data: data.clone(),
-                eof: last,
-            };
-            match self.router.call(task::EXEC_STDIN_WRITE, request).await {
-                Ok(_) if last => return Ok(()),
-                Ok(_) => {
-                    offset += data.len() as u64;
-                    rest = rest.slice(data.len()..);
-                    patience.reset();
-                }
-                Err(error) => patience.after(error).await?,
-            }
-        }
-    }
 }
 
 /// The worker's numbers are the system's own.
@@ -168,24 +147,24 @@ fn of_stream(status: &tonic::Status) -> ModalError {
 }
 
 /// How long faults are waited out: pauses that grow, until nothing has worked for [`LOST_AFTER`].
-struct Patience<'a> {
+pub(super) struct Patience<'a> {
     clock: &'a Arc<dyn Clock>,
     pause: Duration,
     since: Option<Duration>,
 }
 
 impl<'a> Patience<'a> {
-    fn new(clock: &'a Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: &'a Arc<dyn Clock>) -> Self {
         Self { clock, pause: FIRST_PAUSE, since: None }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.pause = FIRST_PAUSE;
         self.since = None;
     }
 
     /// Waits, or gives the error back when waiting cannot help.
-    async fn after(&mut self, error: ModalError) -> Result<(), ModalError> {
+    pub(super) async fn after(&mut self, error: ModalError) -> Result<(), ModalError> {
         let passing = match error.kind {
             ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::DeadlineExceeded => true,
             // Renewed just before; a token that is refused again and again is refused for good.

@@ -14,14 +14,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::error::ModalError;
-use super::exec::{Exec, OUTPUT_PIECES, may_be_death};
+use super::exec::{Exec, OUTPUT_PIECES, Start, may_be_death};
 use super::reporter::Reporter;
 use super::router::Router;
 use super::sandbox::{Death, Haste, Sandbox};
 use super::script;
+use super::stdin::{Fed, Feed};
+use super::terminal;
 use crate::backend::{BoxFuture, Cancel, CancelLevel, Failure};
 use crate::domain::{Cause, Exit, Stream};
 use crate::event::{Event, Level};
+use crate::process::RawTerminal;
 
 /// After the exit, a stream that is open and silent for this long is held by something else.
 const LEAK_IDLE: Duration = Duration::from_secs(2);
@@ -42,6 +45,9 @@ pub(super) struct Run<'a> {
     pub(super) cancel: Cancel,
     /// Marks what accel's own script says about its own failures.
     pub(super) word: String,
+    pub(super) input: script::Input,
+    /// accel's own, where the command has one.
+    pub(super) terminal: Option<RawTerminal>,
 }
 
 /// How the command's run ended.
@@ -57,6 +63,8 @@ struct Known {
     exit: Option<Exit>,
     death: Option<Death>,
     fault: Option<ModalError>,
+    /// Matters only to a command that waits for what did not come.
+    input_fault: Option<ModalError>,
     drained: bool,
     /// When no more is waited for.
     give_up: Option<Instant>,
@@ -66,20 +74,55 @@ struct Known {
     stopped: bool,
 }
 
+/// Why a command is not watched any more.
+enum Outcome {
+    /// All is known that will be.
+    Settled,
+    Kill,
+    /// The user left with `~.`.
+    Left,
+}
+
 impl Run<'_> {
-    /// Follows the command to its end. `stdin` is given to accel's own script.
-    pub(super) async fn follow(mut self, exec: Exec, stdin: Bytes) -> Result<Ended, Failure> {
+    /// Follows the command to its end, while it is fed.
+    pub(super) async fn follow(mut self, exec: Exec, feed: Feed) -> Result<Ended, Failure> {
+        let mut raw = self.terminal.take();
+        let mut known = Known::default();
+        let outcome = self.watch(&exec, feed, raw.as_mut(), &mut known).await;
+        if raw.is_some() {
+            self.reporter.emitter.shown().await;
+        }
+        // From here on Ctrl-C is accel's again.
+        drop(raw);
+        match outcome {
+            Outcome::Settled => self.judge(known).await,
+            Outcome::Kill => Ok(Ended::Killed(self.sandbox.terminate(Haste::Now).await)),
+            Outcome::Left => {
+                let text = "left with ~. ; the sandbox is being ended";
+                self.reporter.notice(Level::Info, "left", text, None).await;
+                Ok(Ended::Killed(self.sandbox.terminate(Haste::Now).await))
+            }
+        }
+    }
+
+    async fn watch(
+        &self,
+        exec: &Exec,
+        feed: Feed,
+        raw: Option<&mut RawTerminal>,
+        known: &mut Known,
+    ) -> Outcome {
         let (sender, mut pieces) = mpsc::channel(OUTPUT_PIECES);
         let stdout = exec.read(Stream::Stdout, sender.clone());
         let stderr = exec.read(Stream::Stderr, sender);
         let reading = async { tokio::try_join!(stdout, stderr).map(drop) };
-        let (waiting, writing, dying) = (exec.wait(), exec.write_stdin(stdin), self.sandbox.death());
-        tokio::pin!(reading, waiting, writing, dying);
-        let (mut read, mut written) = (false, false);
+        let (waiting, feeding, dying) = (exec.wait(), exec.feed(feed), self.sandbox.death());
+        let resizing = self.follow_size(raw);
+        tokio::pin!(reading, waiting, feeding, dying, resizing);
+        let (mut read, mut fed) = (false, false);
         let mut cancel = self.cancel.clone();
         let mut seen = CancelLevel::Drain;
         let mut stop: Option<BoxFuture<'_, ()>> = None;
-        let mut known = Known::default();
         while !known.is_complete() {
             tokio::select! {
                 biased;
@@ -88,11 +131,11 @@ impl Run<'_> {
                     known.stopped = true;
                     match level {
                         CancelLevel::Stop(reason) => stop = Some(self.ask_to_stop(reason)),
-                        _ => return Ok(Ended::Killed(self.sandbox.terminate(Haste::Now).await)),
+                        _ => return Outcome::Kill,
                     }
                 }
                 piece = pieces.recv(), if !known.drained => match piece {
-                    Some((stream, data)) => self.show(&mut known, stream, data).await,
+                    Some((stream, data)) => self.show(known, stream, data).await,
                     None => known.drained = true,
                 },
                 done = &mut reading, if !read => {
@@ -103,21 +146,36 @@ impl Run<'_> {
                     Ok(exit) => known.note_exit(exit),
                     Err(error) => known.note_fault(Some(error)),
                 },
-                done = &mut writing, if !written => {
-                    written = true;
-                    // A command that has ended wants no input any more.
-                    known.note_fault(done.err().filter(|_| known.exit.is_none()));
-                }
+                done = &mut feeding, if !fed => match done {
+                    Ok(Fed::Done) => fed = true,
+                    Ok(Fed::Left) => return Outcome::Left,
+                    Err(error) => {
+                        fed = true;
+                        known.note_input_fault(error);
+                    }
+                },
                 death = &mut dying, if known.death.is_none() => known.note_death(death),
                 () = pending(stop.as_mut()), if stop.is_some() => stop = None,
+                () = &mut resizing => {}
                 () = reached(known.give_up) => break,
             }
         }
-        self.judge(known).await
+        Outcome::Settled
+    }
+
+    /// Where there is a terminal; never ends.
+    async fn follow_size(&self, raw: Option<&mut RawTerminal>) {
+        match raw {
+            Some(raw) => {
+                terminal::follow_size(raw, self.router, self.sandbox.link.clock(), self.task).await;
+            }
+            None => std::future::pending().await,
+        }
     }
 
     async fn show(&self, known: &mut Known, stream: Stream, data: Bytes) {
-        if stream == Stream::Stderr {
+        // A terminal has one stream for both.
+        if stream == Stream::Stderr || self.input == script::Input::Terminal {
             known.keep_tail(&data);
         }
         known.put_off();
@@ -129,8 +187,9 @@ impl Run<'_> {
     fn ask_to_stop(&self, reason: crate::backend::StopReason) -> BoxFuture<'static, ()> {
         let (router, task) = (self.router.clone(), self.task.to_owned());
         let clock = self.sandbox.link.clock().clone();
+        let start = Start { argv: script::stop(reason, self.input), ..Start::default() };
         Box::pin(async move {
-            let started = Exec::start(&router, &clock, &task, script::stop(reason), Vec::new()).await;
+            let started = Exec::start(&router, &clock, &task, start).await;
             if let Err(error) = started {
                 tracing::debug!(%error, "the command could not be asked to stop");
             }
@@ -138,9 +197,9 @@ impl Run<'_> {
     }
 
     async fn judge(&mut self, known: Known) -> Result<Ended, Failure> {
-        let Known { exit, death, fault, drained, tail, stopped, .. } = known;
+        let Known { exit, death, fault, input_fault, drained, tail, stopped, .. } = known;
         let Some(exit) = exit else {
-            return Err(match (death, fault) {
+            return Err(match (death, fault.or(input_fault)) {
                 (Some(death), _) => death.into_failure(),
                 (None, Some(error)) => self.reason(error).await,
                 (None, None) => Failure::new(Cause::Infra, "the command's end was never told"),
@@ -204,6 +263,14 @@ impl Known {
             self.settle();
         }
         self.fault.get_or_insert(error);
+    }
+
+    /// A command that has ended wants no input any more; one that is about to says so soon.
+    fn note_input_fault(&mut self, error: ModalError) {
+        self.input_fault = Some(error);
+        if self.exit.is_none() {
+            self.settle();
+        }
     }
 
     /// Waits a little for what usually comes together with what has just come.

@@ -1,11 +1,13 @@
 //! One job in one sandbox.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use super::exec::Exec;
+use super::exec::{Exec, Start};
 use super::generation;
 use super::launch::{Running, haste};
 use super::link::Link;
@@ -14,7 +16,9 @@ use super::quote::Prices;
 use super::reporter::{Reporter, seconds};
 use super::run::{Ended, Run};
 use super::sandbox::Sandbox;
-use super::script;
+use super::script::{self, Input};
+use super::stdin::Feed;
+use super::terminal::{self, TerminalKind};
 use super::tree::Delta;
 use super::trouble::Trouble;
 use super::wire::client as wire;
@@ -25,6 +29,7 @@ use crate::base::size::Bytes as Size;
 use crate::domain::{Cause, Exit};
 use crate::event::{Level, Step, StepOutcome};
 use crate::plan::spec::CommandSpec;
+use crate::process::{RawTerminal, StandardInput, Supervisor};
 use crate::store::journal::Settlement;
 
 /// How long the server may look for the addresses of ports.
@@ -41,8 +46,27 @@ pub(super) struct ModalSession {
     pub(super) delta: Option<Delta>,
     pub(super) variables: wire::SecretSource,
     pub(super) fate: Fate,
+    pub(super) keyboard: Keyboard,
     /// When the sandbox was there.
     pub(super) started: Instant,
+}
+
+/// accel's own input and terminal, which one job at a time may have.
+#[derive(Clone)]
+pub(super) struct Keyboard {
+    pub(super) supervisor: Supervisor,
+    /// `None` where accel's output ends elsewhere than on a terminal.
+    pub(super) kind: Option<TerminalKind>,
+    pub(super) turn: Arc<Mutex<()>>,
+}
+
+/// What a job reads while it runs.
+struct Reads {
+    input: Input,
+    /// `None` where accel's own script may have it.
+    feed: Option<Feed>,
+    terminal: Option<RawTerminal>,
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// What became of the sandbox.
@@ -56,20 +80,24 @@ pub(super) enum Fate {
 }
 
 impl ModalSession {
-    async fn run(&mut self) -> Result<Exit, Failure> {
+    async fn run(&mut self, output: OutputMode) -> Result<Exit, Failure> {
         if matches!(&self.request.spec.command, CommandSpec::Shell(text) if text.trim().is_empty()) {
             return Ok(Exit::Code(0));
         }
         let word = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
         let delta = self.delta.take();
-        let argv = script::run(&self.request.spec, delta.as_ref(), &word);
+        let reads = self.reads(output).await;
+        let argv = script::run(&self.request.spec, delta.as_ref(), reads.input, &word);
         fits(&argv)?;
-        let stdin = delta.map_or_else(Bytes::new, |delta| delta.bytes.into());
+        let script = || Feed::Script(delta.map_or_else(Bytes::new, |delta| delta.bytes.into()));
+        let feed = reads.feed.unwrap_or_else(script);
+        let kind = self.keyboard.kind.clone().unwrap_or_default();
+        let terminal = reads.terminal.as_ref().map(|raw| terminal::described(&kind, raw.size()));
         let mut cancel = self.request.cancel.clone();
         let sandbox = &self.running.sandbox;
         let clock = self.link.clock();
-        let variables = vec![self.variables.clone()];
-        let starting = Exec::start(&self.running.router, clock, &self.running.task, argv, variables);
+        let start = Start { argv, secrets: vec![self.variables.clone()], terminal };
+        let starting = Exec::start(&self.running.router, clock, &self.running.task, start);
         let exec = tokio::select! {
             biased;
             started = starting => started,
@@ -92,8 +120,10 @@ impl ModalSession {
             reporter: &self.reporter,
             cancel: self.request.cancel.clone(),
             word,
+            input: reads.input,
+            terminal: reads.terminal,
         };
-        let (ended, ()) = tokio::join!(run.follow(exec, stdin), self.tell_ports());
+        let (ended, ()) = tokio::join!(run.follow(exec, feed), self.tell_ports());
         match ended {
             Ok(Ended::Exit(exit)) => Ok(exit),
             Ok(Ended::Killed(confirmed)) => {
@@ -104,6 +134,28 @@ impl ModalSession {
             }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// accel's own input for a job at the terminal; with the terminal where in- and output are one.
+    async fn reads(&self, output: OutputMode) -> Reads {
+        let nothing = Reads { input: Input::None, feed: None, terminal: None, _turn: None };
+        if !self.request.spec.tty {
+            return nothing;
+        }
+        let Ok(turn) = Arc::clone(&self.keyboard.turn).try_lock_owned() else {
+            let text = "another job reads standard input; this one gets none";
+            self.reporter.notice(Level::Warning, "input-taken", text, None).await;
+            return nothing;
+        };
+        let shown_as_it_is = output == OutputMode::Inherit && self.keyboard.kind.is_some();
+        // What accel has said so far is to be on the screen before the terminal changes.
+        self.reporter.emitter.shown().await;
+        let terminal = shown_as_it_is.then(|| RawTerminal::enter(&self.keyboard.supervisor)).flatten();
+        let (input, feed) = match terminal {
+            Some(_) => (Input::Terminal, Feed::Keys(StandardInput::open())),
+            None => (Input::Standard, Feed::Standard(StandardInput::open())),
+        };
+        Reads { input, feed: Some(feed), terminal, _turn: Some(turn) }
     }
 
     async fn not_started(&self, error: super::error::ModalError) -> Failure {
@@ -158,7 +210,8 @@ impl ModalSession {
         let outputs = Outputs { root: self.request.root.clone(), patterns };
         let receiving = async {
             let clock = self.link.clock();
-            let exec = Exec::start(&self.running.router, clock, &self.running.task, argv, Vec::new()).await?;
+            let start = Start { argv, ..Start::default() };
+            let exec = Exec::start(&self.running.router, clock, &self.running.task, start).await?;
             let (received, _) = tokio::join!(outputs.receive(&exec), exec.write_stdin(Bytes::new()));
             received
         };
@@ -180,10 +233,10 @@ impl ModalSession {
 
 impl Session for ModalSession {
     /// Output always travels over the wire, so it always goes out as events.
-    fn execute(&mut self, _: OutputMode) -> BoxFuture<'_, Result<Exit, Failure>> {
+    fn execute(&mut self, output: OutputMode) -> BoxFuture<'_, Result<Exit, Failure>> {
         Box::pin(async move {
             let (board, reporter) = (self.link.board.clone(), self.reporter.clone());
-            board.telling(&reporter, self.run()).await
+            board.telling(&reporter, self.run(output)).await
         })
     }
 

@@ -34,27 +34,24 @@ pub fn exec(args: &ExecArgs, context: &Context<'_>) -> Outcome {
     if args.timeout.is_none() {
         plan.jobs[0].timeout = None;
     }
-    if place(&plan, context)? == Place::Local {
-        give_stdin(&mut plan);
-    }
     execution::execute(plan, wishes(context), context, &project.folder)
 }
 
 pub fn shell(args: &ShellArgs, context: &Context<'_>) -> Outcome {
     let mut project = Project::open(context)?;
     let selection = Selection { on: on(args.on, context.ambient)?, ..Selection::of([args.name.clone()]) };
-    let program = context.ambient.variables.text("SHELL").unwrap_or("sh").to_owned();
-    let mut plan = plan(&mut project, &selection, CommandSpec::Argv(vec![program]))?;
+    let mut plan = plan(&mut project, &selection, CommandSpec::Argv(vec![]))?;
     plan.jobs[0].timeout = None;
-    if place(&plan, context)? == Place::Modal {
-        let name = &args.name;
-        return Err(CommandError::failed("a shell on Modal is not built yet in this version of accel")
-            .help(format!("run single commands there: accel exec {name} --on modal -- COMMAND"))
-            .help(format!("or open the shell here: accel shell {name} --on local")));
-    }
-    give_stdin(&mut plan);
+    let command = match place(&plan, context)? {
+        Place::Local => vec![context.ambient.variables.text("SHELL").unwrap_or("sh").to_owned()],
+        Place::Modal => ["sh", "-c", SHELL_OF_IMAGE].map(str::to_owned).to_vec(),
+    };
+    Arc::make_mut(&mut plan.jobs[0].spec).command = CommandSpec::Argv(command);
     execution::execute(plan, wishes(context), context, &project.folder)
 }
+
+/// The user's own shell may not be there, and nothing says which ones are.
+const SHELL_OF_IMAGE: &str = "if command -v bash >/dev/null 2>&1; then exec bash; fi; exec sh";
 
 fn wishes(context: &Context<'_>) -> Wishes {
     Wishes {
@@ -90,7 +87,8 @@ fn plan(project: &mut Project, selection: &Selection, command: CommandSpec) -> R
     job.shard = None;
     let spec = Arc::make_mut(&mut job.spec);
     spec.command = command;
-    spec.tty = false;
+    // accel's own standard input, and the terminal with it.
+    spec.tty = true;
     spec.inputs = None;
     spec.outputs = None;
     plan.jobs = vec![job];
@@ -133,9 +131,4 @@ fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer));
     Ok(decide(&plan.jobs[0], 1).place)
-}
-
-/// accel's own standard input, and the terminal with it.
-fn give_stdin(plan: &mut Plan) {
-    Arc::make_mut(&mut plan.jobs[0].spec).tty = true;
 }

@@ -157,10 +157,10 @@ fn build_on_modal(
     context: &Context<'_>,
 ) -> Outcome {
     let (plan, run) = (Arc::new(plan), uuid::Uuid::new_v4().simple().to_string());
-    let modal = Modal::new(&plan, &run, ColorHint::Unsaid, context.ambient, &project.folder);
+    let supervisor = Supervisor::new(Ownership::Process);
+    let modal = Modal::new(&plan, &run, ColorHint::Unsaid, &supervisor, context.ambient, &project.folder);
     let (secrets, _) = secrets::known(&plan, context.ambient);
     let beside = Beside::with_secrets(secrets);
-    let supervisor = Supervisor::new(Ownership::Process);
     let mut done: Vec<(String, Result<String, Failure>)> = Vec::new();
     execution::watched(context, &supervisor, beside, async |emitter, source| {
         for image in

@@ -67,7 +67,7 @@ keys! {
         labels: Vec<Placed<Plain>>,
         /// The job changes nothing but its outputs; running it twice does no harm (needed for `race`).
         pure: bool,
-        /// Connects the terminal to the job.
+        /// Connects standard input, and the terminal where there is one, to the job; also on Modal.
         tty: bool,
         /// Ports that are reachable from outside while the job runs on Modal.
         ports: Vec<Placed<Port>>,

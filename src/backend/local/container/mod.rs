@@ -214,7 +214,11 @@ impl Container {
     ) -> Launch {
         let mut args = words(&["run", "--rm", "--init", "--name", &self.name]);
         if spec.tty {
-            args.extend(words(&["--interactive", "--tty"]));
+            args.push("--interactive".into());
+            // The clients refuse to make a terminal where there is none.
+            if rustix::termios::isatty(rustix::stdio::stdin()) {
+                args.push("--tty".into());
+            }
         }
         let mut mount = root.as_os_str().to_owned();
         mount.push(":");

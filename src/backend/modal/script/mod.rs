@@ -5,7 +5,8 @@
 //! | command | arguments after `sh -c SCRIPT NAME` |
 //! |---|---|
 //! | `accel-run` | mount, working directory, state folder, … (see `run.sh`) |
-//! | `accel-stop` | state folder, signal |
+//! | `accel-stop` | state folder, signal, kind of input |
+//! | `accel-resize` | state folder, rows, columns |
 //! | `accel-pack` | working directory, … ([`crate::workspace::unpack::pack_command`]) |
 //!
 //! The job's string runs as on this machine: under `bash -euo pipefail -c`, else `sh -eu -c`.
@@ -15,9 +16,11 @@ use std::path::Path;
 use super::tree::Delta;
 use crate::backend::StopReason;
 use crate::plan::spec::{CommandSpec, SandboxSpec};
+use crate::process::WindowSize;
 
 const RUN: &str = include_str!("run.sh");
 const STOP: &str = include_str!("stop.sh");
+const RESIZE: &str = include_str!("resize.sh");
 
 /// Where the tree's mount is attached: files below `tree/`, and `finish.sh`.
 pub(super) const MOUNT: &str = "/__accel";
@@ -34,13 +37,33 @@ pub(super) fn working_directory(spec: &SandboxSpec) -> String {
     named.filter(|path| path.starts_with('/')).unwrap_or(WORKSPACE).to_owned()
 }
 
+/// What the job's command reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Nothing: end of file at once.
+    None,
+    /// A pipe.
+    Standard,
+    Terminal,
+}
+
+impl Input {
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Standard => "standard",
+            Self::Terminal => "terminal",
+        }
+    }
+}
+
 /// Becomes the job's command. `word` marks what accel itself has to say about a failure.
-pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, word: &str) -> Vec<String> {
+pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, input: Input, word: &str) -> Vec<String> {
     let (script, size) = delta.map_or((0, 0), |delta| (delta.script_size, delta.bytes.len()));
     let folder = relative(&spec.cwd);
     let mut argv = sh(RUN, "accel-run");
     argv.extend([MOUNT, &working_directory(spec), STATE, word].map(str::to_owned));
-    argv.extend([script.to_string(), size.to_string(), folder]);
+    argv.extend([script.to_string(), size.to_string(), folder, input.word().to_owned()]);
     match &spec.command {
         CommandSpec::Shell(text) => argv.extend(["shell".to_owned(), text.clone()]),
         CommandSpec::Argv(words) => {
@@ -51,10 +74,17 @@ pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, word: &str) -> Vec<
     argv
 }
 
-pub(super) fn stop(reason: StopReason) -> Vec<String> {
+pub(super) fn stop(reason: StopReason, input: Input) -> Vec<String> {
     let mut argv = sh(STOP, "accel-stop");
     argv.push(STATE.to_owned());
     argv.push(reason.signal_name().trim_start_matches("SIG").to_owned());
+    argv.push(input.word().to_owned());
+    argv
+}
+
+pub(super) fn resize(size: WindowSize) -> Vec<String> {
+    let mut argv = sh(RESIZE, "accel-resize");
+    argv.extend([STATE.to_owned(), size.rows.to_string(), size.columns.to_string()]);
     argv
 }
 
@@ -77,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_stop_names_the_state_folder_and_the_signal() {
-        assert_eq!(stop(StopReason::Interrupt)[3..], ["accel-stop", STATE, "INT"]);
+        assert_eq!(stop(StopReason::Interrupt, Input::None)[3..], ["accel-stop", STATE, "INT", "none"]);
     }
 
     /// The shells that images have; those that this machine lacks are named.
@@ -110,7 +140,7 @@ mod tests {
                 .args(&shell[1..])
                 .args(["-c", RUN, "accel-run"])
                 .args(&words)
-                .args(["word", "80", "85", "d", "shell"])
+                .args(["word", "80", "85", "d", "none", "shell"])
                 .arg("cat; cat -- \"./-odd 'name\" '../new file'; stat -c %a ./-* ../empty; exit 7")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -124,6 +154,33 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&output.stdout), "oldfresh600\n755\n", "{shell:?}");
             assert_eq!(output.status.code(), Some(7), "{shell:?}");
             assert_eq!(fs::read_to_string(at("state/pid")).unwrap().trim(), pid.to_string(), "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_reads_is_not_touched_before() {
+        for shell in shells() {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |path: &str| folder.path().join(path);
+            fs::create_dir_all(at("mount/tree")).unwrap();
+            fs::write(at("mount/finish.sh"), "mkdir -p ./empty || return 1\n").unwrap();
+            let words = ["mount", "work", "state"].map(|path| at(path).to_string_lossy().into_owned());
+            for (input, expected) in [("none", ""), ("standard", "all of it\n"), ("terminal", "all of it\n")]
+            {
+                let mut child = Command::new(shell[0])
+                    .args(&shell[1..])
+                    .args(["-c", RUN, "accel-run"])
+                    .args(&words)
+                    .args(["word", "0", "0", ".", input, "argv", "cat"])
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                // A command without input may be gone already.
+                let _ = child.stdin.take().unwrap().write_all(b"all of it\n");
+                let output = child.wait_with_output().unwrap();
+                assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{shell:?} {input}");
+            }
         }
     }
 
@@ -145,6 +202,7 @@ mod tests {
                 "5",
                 "60",
                 ".",
+                "none",
                 "shell",
                 "true",
             ])

@@ -1,9 +1,10 @@
 # Makes the working directory from the mounted tree and becomes the job's command.
 # Arguments: mount, working directory, state folder, word for accel's own failures, bytes of the delta's script on
-# stdin (0: no delta), bytes of all of the delta, folder to run in (relative), shell | argv, command...
+# stdin (0: no delta), bytes of all of the delta, folder to run in (relative), what the command reads (none | standard |
+# terminal; only with none may there be a delta), shell | argv, command...
 # Needs: a POSIX sh, cat, cp, mkdir; for trees with links, modes or deltas also chmod, head, ln, rm, tail, wc.
-mount=$1 work=$2 state=$3 word=$4 script=$5 size=$6 folder=$7 kind=$8
-shift 8
+mount=$1 work=$2 state=$3 word=$4 script=$5 size=$6 folder=$7 input=$8 kind=$9
+shift 9
 fail() {
     echo "accel: $2 [$word]" >&2
     exit "$1"
@@ -25,7 +26,7 @@ if [ "$script" -gt 0 ]; then
     . "$state/delta.sh" || fail 125 "cannot apply the changes of the tree"
     rm -f "$state/delta" "$state/delta.sh"
 fi
-exec </dev/null
+[ "$input" != none ] || exec </dev/null
 cd "$folder" || fail 125 "cannot enter $folder"
 if [ "$kind" = shell ]; then
     if command -v bash >/dev/null 2>&1; then
@@ -38,6 +39,12 @@ elif ! command -v "$1" >/dev/null 2>&1; then
     exit 127
 fi
 unset mount work script size folder kind
+# A terminal belongs to the session that it was made for: its leader stays what it is.
+if [ "$input" = terminal ]; then
+    unset input
+    exec "$@"
+fi
+unset input
 # Its own process group, so that a stop reaches all of it; the process stays the one that was noted.
 group=
 if read -r stat 2>/dev/null <"/proc/$$/stat"; then

@@ -47,6 +47,16 @@ pub(super) struct Sources {
     /// For the stat cache and the manifest of the last mount; `None` when there is no such folder.
     pub(super) memory: Option<PathBuf>,
     pub(super) account: String,
+    pub(super) input: InputUse,
+}
+
+/// Whose a command's standard input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InputUse {
+    /// A small change may travel on it.
+    Free,
+    /// The job reads it, so every tree is mounted.
+    OfTheJob,
 }
 
 /// The tree as a sandbox gets it.
@@ -141,7 +151,7 @@ impl Sources {
         manifest: &Manifest,
         context: &MountContext<'_>,
     ) -> Result<Option<(String, Delta)>, Trouble> {
-        let Some(base) = base else { return Ok(None) };
+        let Some(base) = base.filter(|_| self.input == InputUse::Free) else { return Ok(None) };
         let known = context.ids.peek(Kind::Mount, &base.digest().to_string(), context.used).await;
         let Some(mount) = known else { return Ok(None) };
         let delta = delta::between(base, manifest, &self.root)?;

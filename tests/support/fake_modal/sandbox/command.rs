@@ -75,17 +75,23 @@ fn search_path() -> String {
 
 /// Runs a command in a terminal of its own; Python's library does what is needed on every system.
 const TERMINAL: &str = r"
-import fcntl, os, pty, struct, sys, termios
+import fcntl, os, select, struct, sys, termios
 rows, columns = int(sys.argv[1]), int(sys.argv[2])
-pid, terminal = pty.fork()
+terminal, inner = os.openpty()
+if rows and columns:
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+pid = os.fork()
 if pid == 0:
     try:
+        os.setsid()
+        fcntl.ioctl(inner, termios.TIOCSCTTY, 0)
+        for descriptor in range(3):
+            os.dup2(inner, descriptor)
+        os.closerange(3, 256)
         os.execvp(sys.argv[3], sys.argv[3:])
     finally:
         os._exit(127)
-if rows and columns:
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
-import select
+os.close(inner)
 sources = [0, terminal]
 while True:
     ready, _, _ = select.select(sources, [], [])
@@ -117,9 +123,9 @@ pub(super) fn in_terminal(command: &Command, pty: &wire::PtyInfo) -> Command {
     outer.args(["-c", TERMINAL, &pty.winsz_rows.to_string(), &pty.winsz_cols.to_string()]);
     outer.arg(inner.get_program()).args(inner.get_args()).env_clear();
     outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    if !pty.env_term.is_empty() {
-        outer.env("TERM", &pty.env_term);
-    }
+    let described =
+        [("TERM", &pty.env_term), ("COLORTERM", &pty.env_colorterm), ("TERM_PROGRAM", &pty.env_term_program)];
+    outer.envs(described.into_iter().filter(|(_, value)| !value.is_empty()));
     outer.current_dir(inner.get_current_dir().map_or_else(PathBuf::new, Path::to_owned));
     outer
 }
