@@ -377,12 +377,21 @@ pub struct SyncArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// List the environments that accel has made
-    Ls,
+    /// List the environments that accel has made, or what Modal has of this project's images
+    ///
+    /// On Modal only what accel itself has built from here is known, and checked with the server. -v shows every layer.
+    Ls(ImageLsArgs),
     /// Make images now: environments on this machine, or on Modal
     Build(ImageBuildArgs),
     /// Remove environments that are not in use
     Prune(ImagePruneArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImageLsArgs {
+    /// Where: environments of this machine, or images on Modal
+    #[arg(long, value_name = "PLACE", default_value = "local")]
+    pub on: PlaceArg,
 }
 
 #[derive(Debug, Args)]

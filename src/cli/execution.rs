@@ -17,7 +17,7 @@ use crate::event;
 use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
 use crate::process::{Ownership, Supervisor};
 use crate::redact::Secrets;
-use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
+use crate::sink::terminal::{Colors, Port, Progress, StepLogs, TerminalOptions};
 use crate::sink::{self, HistorySink, JsonSink, RecordSink, Sink, TerminalSink};
 use crate::store::runs::Runs;
 use crate::store::{Database, History};
@@ -90,6 +90,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let beside = Beside {
         secrets,
         sinks,
+        step_logs: StepLogs::OnFailure,
         left_behind: Box::new({
             let modal = Arc::clone(&modal);
             move || modal.left_behind()
@@ -133,6 +134,7 @@ pub struct Beside {
     pub secrets: Secrets,
     /// Sinks other than the one that shows.
     pub sinks: Vec<Box<dyn Sink>>,
+    pub step_logs: StepLogs,
     /// Sentences about what outlives accel when it leaves at once.
     pub left_behind: Box<dyn Fn() -> Vec<String>>,
 }
@@ -140,7 +142,8 @@ pub struct Beside {
 impl Beside {
     /// For work that leaves nothing behind.
     pub fn with_secrets(secrets: Secrets) -> Self {
-        Self { secrets, sinks: Vec::new(), left_behind: Box::new(Vec::new) }
+        let left_behind = Box::new(Vec::new);
+        Self { secrets, sinks: Vec::new(), step_logs: StepLogs::OnFailure, left_behind }
     }
 }
 
@@ -154,7 +157,7 @@ pub fn watched<T>(
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
     let runtime = runtime()?;
     let (emitter, receiver) = event::channel();
-    let shown = sink(&context.printer, context.ambient).map_err(cannot)?;
+    let shown = sink(&context.printer, context.ambient, beside.step_logs).map_err(cannot)?;
     let mut sinks = vec![shown];
     sinks.extend(std::mem::take(&mut beside.sinks));
     let thread = sink::start(receiver, sinks, beside.secrets).map_err(cannot)?;
@@ -225,7 +228,7 @@ fn color_hint(plan: &Plan, wish: ColorWish, ambient: &Ambient) -> ColorHint {
     }
 }
 
-fn sink(printer: &Printer, ambient: &Ambient) -> std::io::Result<Box<dyn Sink>> {
+fn sink(printer: &Printer, ambient: &Ambient, step_logs: StepLogs) -> std::io::Result<Box<dyn Sink>> {
     if printer.format == Format::Json {
         return Ok(Box::new(JsonSink::new(printer.stdout()?)));
     }
@@ -247,6 +250,7 @@ fn sink(printer: &Printer, ambient: &Ambient) -> std::io::Result<Box<dyn Sink>> 
         },
         columns: ambient.stderr_is_terminal.then(|| ambient.width()),
         progress: Progress::Drawn,
+        step_logs,
     };
     Ok(Box::new(TerminalSink::new(stdout, stderr, options)))
 }

@@ -139,6 +139,11 @@ impl RawTerminal {
         Some(Self { supervisor: supervisor.clone(), raw, continued, resized })
     }
 
+    /// Not taken back yet.
+    fn is_ours(&self) -> bool {
+        matches!(&*self.supervisor.before_lending(), Some(Before { user: User::Accel, .. }))
+    }
+
     /// `None` where the terminal does not know.
     pub fn size(&self) -> Option<WindowSize> {
         let size = tcgetwinsize(stdin()).ok()?;
@@ -152,7 +157,7 @@ impl RawTerminal {
             tokio::select! {
                 Some(()) = self.resized.recv() => return,
                 Some(()) = self.continued.recv() => {
-                    if is_in_foreground() {
+                    if self.is_ours() && is_in_foreground() {
                         set_modes(&self.raw);
                     }
                     // It may have changed meanwhile.

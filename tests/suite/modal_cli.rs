@@ -1,6 +1,6 @@
 //! Commands around Modal as a user types them: what travels, whether Modal is ready, what a run costs.
 
-use crate::fake_modal::{FakeModal, Fault};
+use crate::fake_modal::{Build, BuildEnd, FakeModal, Fault, Kind};
 use crate::world::World;
 
 const TREE: &str = r#"version = 1
@@ -336,6 +336,62 @@ fn exec_on_modal_has_the_tree_and_the_exit_code() {
     let done = world.accel(["exec", "test", "--on", "modal", "--", "sh", "-c", command]).run();
     done.code(9).stdout("here\nyes\n").stderr_has("err\n");
     assert!(modal.alive().is_empty());
+}
+
+const IMAGES: &str = "version = 1\n[images.tools]\napt = ['git']\nrun = ['echo one']\n\
+                      [images.other]\nworkdir = '/w'\n\
+                      [jobs.test]\nimage = 'tools'\nrun = 'true'\n[jobs.other]\nimage = 'other'\nrun = 'true'\n";
+
+#[test]
+fn image_ls_says_what_modal_has_and_what_changed() {
+    let modal = FakeModal::serve();
+    let world = account(&modal.url()).file("accel.toml", IMAGES);
+    let ls = || world.accel(["image", "ls", "--on", "modal"]).run().code(0).stdout_text();
+    assert!(ls().starts_with("tools  not built  3 layers, builder "), "{}", ls());
+    let built = world.accel(["image", "build", "--on", "modal", "tools"]).run();
+    let id = built.code(0).stdout_text().split_whitespace().last().unwrap().to_owned();
+    let listed = ls();
+    assert!(listed.contains("tools  built") && listed.contains(&id), "{listed}");
+    assert!(listed.contains("other  not built"), "{listed}");
+
+    world.write("accel.toml", IMAGES.replace("echo one", "echo two"));
+    let listed = ls();
+    assert!(listed.contains("tools  changed    3 layers"), "{listed}");
+    assert!(listed.contains("layer 3 since the last build: echo two (accel.toml:4)"), "{listed}");
+    let json = world.accel(["image", "ls", "--on", "modal", "--json"]).run().code(0).json();
+    let tools = json.as_array().unwrap().iter().find(|row| row["image"] == "tools").unwrap();
+    assert_eq!((&tools["state"], &tools["id"]), (&"changed".into(), &serde_json::Value::Null));
+    let changed: Vec<_> = tools["layers"].as_array().unwrap().iter().map(|layer| &layer["changed"]).collect();
+    assert_eq!(changed, [false, false, true]);
+
+    world.write("accel.toml", IMAGES);
+    modal.forget(Kind::Images);
+    let listed = ls();
+    assert!(listed.contains("tools  gone") && listed.contains(&id), "{listed}");
+    let asked = modal.calls_of("ImageGetOrCreate").len();
+    ls();
+    assert_eq!(modal.calls_of("ImageGetOrCreate").len(), asked, "looking builds nothing");
+}
+
+#[test]
+fn image_build_says_what_changed_and_shows_the_end_of_a_failed_log() {
+    let modal = FakeModal::serve();
+    let log = |end| Build { logs: vec!["Step 1\n".into(), "fetching git\n".into()], end };
+    modal.state().builds = vec![
+        ("echo two".into(), log(BuildEnd::Success)),
+        ("false".into(), log(BuildEnd::Failure("exit status 1".into()))),
+    ];
+    let world = account(&modal.url()).file("accel.toml", IMAGES);
+    let build = || world.accel(["image", "build", "--on", "modal", "tools"]).run();
+    build().code(0);
+    world.write("accel.toml", IMAGES.replace("echo one", "echo two"));
+    let built = build();
+    built.code(0).stderr_has("image tools 3/3: echo two (changed since the last build)");
+    built.stderr_has("fetching git");
+    world.write("accel.toml", IMAGES.replace("echo one", "false"));
+    let failed = build();
+    failed.code(125).stderr_has("image tools 3/3: false (accel.toml:4): its build failed: exit status 1");
+    failed.stderr_has("fetching git").stderr_has("help: correct the layer");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use super::link::{Access, Link};
 use super::reporter::Reporter;
 use super::resolve;
 use super::session::{Fate, Keyboard, ModalSession};
+use super::standing::ImageStanding;
 use super::sweep::Sweeper;
 use super::terminal::TerminalKind;
 use super::tree::{InputUse, MountContext, Mounted, Sources};
@@ -72,7 +73,7 @@ pub struct ModalBackend {
     keyboard: Keyboard,
 }
 
-/// An image to build, and who hears of it.
+/// An image to build or to look at, and who hears of it.
 pub struct ImageBuild<'a> {
     pub image: &'a ImageSpec,
     /// The folder of accel.toml.
@@ -113,6 +114,19 @@ impl ModalBackend {
 
     /// Builds an image ahead of the jobs that use it and returns its id; the log is told under the name `job`.
     pub async fn build_image(&self, build: ImageBuild<'_>) -> Result<String, Failure> {
+        self.with_image(&build, async |image| image.id(build.image).await).await
+    }
+
+    /// What is known of an image; nothing is built.
+    pub async fn image_standing(&self, build: ImageBuild<'_>) -> Result<ImageStanding, Failure> {
+        self.with_image(&build, async |image| image.standing(build.image).await).await
+    }
+
+    async fn with_image<T>(
+        &self,
+        build: &ImageBuild<'_>,
+        ask: impl AsyncFn(Image<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, Failure> {
         let shared = self.shared().await?;
         let reporter = Reporter { job: build.job.clone(), emitter: build.emitter.clone() };
         let attempt = async |used: &Used| {
@@ -120,7 +134,7 @@ impl ModalBackend {
             let app_name = &self.settings.target.app;
             let image =
                 Image { link, ids: &shared.ids, used, reporter: &reporter, app_name, root: build.root };
-            link.board.telling(&reporter, image.id(build.image)).await
+            link.board.telling(&reporter, ask(image)).await
         };
         let work = async {
             let used = Used::default();
@@ -135,7 +149,7 @@ impl ModalBackend {
         tokio::select! {
             biased;
             _ = cancel.stopped() => Err(Trouble::Stopped.into_failure()),
-            built = work => built.map_err(Trouble::into_failure),
+            done = work => done.map_err(Trouble::into_failure),
         }
     }
 

@@ -54,9 +54,17 @@ pub(super) struct Image<'a> {
     pub(super) root: &'a Path,
 }
 
+/// An image that can be asked for.
+pub(super) struct Prepared {
+    pub(super) layers: Vec<Layer>,
+    /// One per layer: of it and all below.
+    pub(super) digests: Vec<Digest>,
+    pub(super) builder: super::image::Builder,
+}
+
 /// A layer's request and the local files that its build sees.
-struct Layer {
-    request: LayerRequest,
+pub(super) struct Layer {
+    pub(super) request: LayerRequest,
     files: Vec<ContextContent>,
 }
 
@@ -70,12 +78,7 @@ struct ContextContent {
 impl Image<'_> {
     /// The id of the built image.
     pub(super) async fn id(&self, spec: &ImageSpec) -> Result<String, Trouble> {
-        let builder = resolve::builder(self.link, self.ids, self.used).await?;
-        let requests = compile(spec, builder).map_err(|error| {
-            Failure::new(Cause::Image, format!("image {}: {error}", spec.name)).help(error.help())
-        })?;
-        let layers = self.with_contexts(requests).await?;
-        let digests = self.digests(&layers, builder);
+        let Prepared { layers, digests, builder } = self.prepare(spec).await?;
         let build = self.build(spec, &layers, &digests, builder);
         let options = self.link.settings.build;
         let forced = options.force_build || options.ignore_cache;
@@ -85,6 +88,17 @@ impl Image<'_> {
             return self.ids.get_in_run(Kind::Image, &key, self.used, build).await;
         }
         self.ids.get(Kind::Image, &last(&digests), self.used, build).await
+    }
+
+    /// What is to be asked for, and what it is known by.
+    pub(super) async fn prepare(&self, spec: &ImageSpec) -> Result<Prepared, Trouble> {
+        let builder = resolve::builder(self.link, self.ids, self.used).await?;
+        let requests = compile(spec, builder).map_err(|error| {
+            Failure::new(Cause::Image, format!("image {}: {error}", spec.name)).help(error.help())
+        })?;
+        let layers = self.with_contexts(requests).await?;
+        let digests = self.digests(&layers, builder);
+        Ok(Prepared { layers, digests, builder })
     }
 
     /// Reads and hashes the files that layers copy.
@@ -317,21 +331,36 @@ impl Image<'_> {
 
     /// Why this layer is built, when the image was built before.
     async fn changed(&self, place: &Place<'_>, digests: &[Digest]) -> Option<String> {
-        let before = self.ids.recall(Kind::Layers, place.name).await?;
-        let before: Vec<&str> = before.split(' ').collect();
-        let at = digests.iter().zip(&before).position(|(now, before)| now.short() != **before);
-        Some(match at {
-            Some(at) if at + 1 == place.at => "changed since the last build".to_owned(),
-            Some(at) if at + 1 < place.at => format!("layer {} changed since the last build", at + 1),
-            None if place.at > before.len() => "new since the last build".to_owned(),
-            _ => return None,
-        })
+        let before = self.layers_before(place.name).await?;
+        match first_difference(digests, &before)? {
+            at if at + 1 == place.at && at >= before.len() => Some("new since the last build".to_owned()),
+            at if at + 1 == place.at => Some("changed since the last build".to_owned()),
+            at if at + 1 < place.at => Some(format!("layer {} changed since the last build", at + 1)),
+            _ => None,
+        }
+    }
+
+    /// The layers of the last build, as [`remember_layers`](Self::remember_layers) has them.
+    pub(super) async fn layers_before(&self, name: &str) -> Option<Vec<String>> {
+        let before = self.ids.recall(Kind::Layers, &self.layers_key(name)).await?;
+        Some(before.split(' ').map(str::to_owned).collect())
     }
 
     async fn remember_layers(&self, spec: &ImageSpec, digests: &[Digest]) {
         let text: Vec<_> = digests.iter().map(Digest::short).collect();
-        self.ids.remember(Kind::Layers, &spec.name, &text.join(" ")).await;
+        self.ids.remember(Kind::Layers, &self.layers_key(&spec.name), &text.join(" ")).await;
     }
+
+    /// Images of other projects may have the same name.
+    fn layers_key(&self, name: &str) -> String {
+        format!("{} {name}", self.app_name)
+    }
+}
+
+/// The lowest layer that was not built before; none where all were.
+pub(super) fn first_difference(digests: &[Digest], before: &[String]) -> Option<usize> {
+    let mut before = before.iter();
+    digests.iter().position(|now| before.next().is_none_or(|before| now.short() != *before))
 }
 
 enum Built {
@@ -436,7 +465,7 @@ fn passes(error: &ModalError) -> bool {
     matches!(error.kind, ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::DeadlineExceeded)
 }
 
-fn last(digests: &[Digest]) -> String {
+pub(super) fn last(digests: &[Digest]) -> String {
     digests.last().map(ToString::to_string).unwrap_or_default()
 }
 

@@ -39,6 +39,7 @@ mod sandbox;
 mod script;
 mod session;
 pub mod settings;
+pub mod standing;
 mod stdin;
 pub mod sweep;
 mod terminal;

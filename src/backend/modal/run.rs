@@ -24,7 +24,7 @@ use super::terminal;
 use crate::backend::{BoxFuture, Cancel, CancelLevel, Failure};
 use crate::domain::{Cause, Exit, Stream};
 use crate::event::{Event, Level};
-use crate::process::RawTerminal;
+use crate::process::{RawTerminal, Supervisor};
 
 /// After the exit, a stream that is open and silent for this long is held by something else.
 const LEAK_IDLE: Duration = Duration::from_secs(2);
@@ -48,6 +48,8 @@ pub(super) struct Run<'a> {
     pub(super) input: script::Input,
     /// accel's own, where the command has one.
     pub(super) terminal: Option<RawTerminal>,
+    /// Answers for the terminal's modes.
+    pub(super) supervisor: &'a Supervisor,
 }
 
 /// How the command's run ended.
@@ -130,7 +132,11 @@ impl Run<'_> {
                     seen = level;
                     known.stopped = true;
                     match level {
-                        CancelLevel::Stop(reason) => stop = Some(self.ask_to_stop(reason)),
+                        CancelLevel::Stop(reason) => {
+                            // Accel is who is talked to now: its words are read, and Ctrl-C is for it.
+                            self.supervisor.take_terminal_back();
+                            stop = Some(self.ask_to_stop(reason));
+                        }
                         _ => return Outcome::Kill,
                     }
                 }

@@ -122,6 +122,7 @@ impl ModalSession {
             word,
             input: reads.input,
             terminal: reads.terminal,
+            supervisor: &self.keyboard.supervisor,
         };
         let (ended, ()) = tokio::join!(run.follow(exec, feed), self.tell_ports());
         match ended {

@@ -1,15 +1,14 @@
-//! `accel image`: the environments that accel has made on this machine.
+//! `accel image`: the environments that accel has made on this machine; those on Modal are next door.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::backend::local::PrepareRequest;
 use crate::backend::local::environment::{
     EnvironmentInfo, Freshness, PruneMode, PruneRequest, PrunedOutcome, UvEnvironments, environments,
     of_image, prune,
 };
-use crate::backend::local::{ColorHint, PrepareRequest};
-use crate::backend::modal::ImageBuild;
 use crate::backend::{CancelSource, Failure};
 use crate::base::exit_code;
 use crate::base::size::Bytes;
@@ -18,19 +17,21 @@ use crate::cli::args::{ImageBuildArgs, ImageCommand, ImagePruneArgs, PlaceArg};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::execution::{self, Beside};
-use crate::cli::modal::Modal;
 use crate::cli::printer::{Format, Style};
 use crate::cli::project::Project;
 use crate::cli::secrets;
 use crate::domain::JobId;
 use crate::event::Emitter;
 use crate::plan::Selection;
-use crate::plan::spec::{BaseSpec, ImageSpec, LocalEngine, Plan};
+use crate::plan::spec::{ImageSpec, LocalEngine};
 use crate::process::{Ownership, Supervisor};
+
+use super::image_on_modal;
 
 pub fn run(command: &ImageCommand, context: &Context<'_>) -> Outcome {
     match command {
-        ImageCommand::Ls => list(context),
+        ImageCommand::Ls(args) if args.on == PlaceArg::Modal => image_on_modal::list(context),
+        ImageCommand::Ls(_) => list(context),
         ImageCommand::Build(args) => build(args, context),
         ImageCommand::Prune(args) => remove(args, context),
     }
@@ -117,7 +118,7 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
     }
     let images: Vec<Arc<ImageSpec>> = plan.images.values().filter(named).cloned().collect();
     if args.on == PlaceArg::Modal {
-        return build_on_modal(args, plan, images, &project, context);
+        return image_on_modal::build(args, plan, images, &project, context);
     }
     let freshness = if args.force { Freshness::Rebuilt } else { Freshness::Ready };
     let supervisor = Supervisor::new(Ownership::Process);
@@ -144,64 +145,6 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
         context.printer.say(format!("{made} image{} ready\n", if made == 1 { "" } else { "s" }));
     } else if failures.is_empty() {
         context.printer.say("no image of these needs an environment on this machine\n");
-    }
-    Ok(failures.first().map_or(0, |_| exit_code::ACCEL_FAILED))
-}
-
-/// Prints the ids of what was built; the logs go where those of a run go.
-fn build_on_modal(
-    args: &ImageBuildArgs,
-    plan: Plan,
-    images: Vec<Arc<ImageSpec>>,
-    project: &Project,
-    context: &Context<'_>,
-) -> Outcome {
-    let (plan, run) = (Arc::new(plan), uuid::Uuid::new_v4().simple().to_string());
-    let supervisor = Supervisor::new(Ownership::Process);
-    let modal = Modal::new(&plan, &run, ColorHint::Unsaid, &supervisor, context.ambient, &project.folder);
-    let (secrets, _) = secrets::known(&plan, context.ambient);
-    let beside = Beside::with_secrets(secrets);
-    let mut done: Vec<(String, Result<String, Failure>)> = Vec::new();
-    execution::watched(context, &supervisor, beside, async |emitter, source| {
-        for image in
-            images.iter().filter(|image| !matches!(image.base, BaseSpec::None) || !image.layers.is_empty())
-        {
-            let mut spec = ImageSpec::clone(image);
-            spec.force_build |= args.force;
-            let (image, job) = (&spec, &JobId::new(spec.name.as_str()));
-            let root = &project.config.root;
-            let build = ImageBuild { image, root, job, emitter: &emitter, cancel: source.watch() };
-            done.push((spec.name.clone(), modal.backend().build_image(build).await));
-            if source.level().stops() {
-                break;
-            }
-        }
-    })?;
-    if done.is_empty() {
-        context.printer.say("no job uses an image of its own\n");
-    }
-    report_built(&done, context)
-}
-
-fn report_built(done: &[(String, Result<String, Failure>)], context: &Context<'_>) -> Outcome {
-    #[derive(Serialize)]
-    struct Built<'a> {
-        image: &'a str,
-        id: &'a str,
-    }
-    let built = done.iter().filter_map(|(image, id)| Some(Built { image, id: id.as_deref().ok()? }));
-    let built: Vec<Built<'_>> = built.collect();
-    if context.printer.format == Format::Json {
-        // Beside the events of the build, one line as well.
-        let lines = built.iter().filter_map(|built| serde_json::to_string(built).ok());
-        context.printer.result(lines.map(|line| line + "\n").collect::<String>())?;
-    } else {
-        let lines = built.iter().map(|built| format!("{}  {}\n", built.image, built.id));
-        context.printer.result(lines.collect::<String>())?;
-    }
-    let failures: Vec<&Failure> = done.iter().filter_map(|(_, id)| id.as_ref().err()).collect();
-    for failure in &failures {
-        context.printer.error(&failure.message, failure.help.as_slice());
     }
     Ok(failures.first().map_or(0, |_| exit_code::ACCEL_FAILED))
 }

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod history;
 pub mod image;
+mod image_on_modal;
 pub mod init;
 pub mod list;
 pub mod logs;

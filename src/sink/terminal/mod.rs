@@ -54,6 +54,16 @@ pub struct TerminalOptions {
     /// Columns of the terminal; `None` where stderr is none.
     pub columns: Option<usize>,
     pub progress: Progress,
+    pub step_logs: StepLogs,
+}
+
+/// When what a step prints, such as the log of an image's build, is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepLogs {
+    /// As it comes: the step is what was asked for.
+    Live,
+    /// As it comes when asked for details, else its end when the step fails.
+    OnFailure,
 }
 
 /// Whether moving progress may be drawn (never when stderr is no terminal).
@@ -195,9 +205,17 @@ impl TerminalSink {
         said.map(|()| Some(Duration::from_millis(WAIT_NAMED_MS)))
     }
 
+    /// From which verbosity on logs are shown as they come.
+    fn live_logs(&self) -> Verbosity {
+        match self.options.step_logs {
+            StepLogs::Live => Verbosity::Normal,
+            StepLogs::OnFailure => Verbosity::Verbose,
+        }
+    }
+
     /// The log of a step: at once when asked for, else its end once the step has failed.
     fn step_failed(&mut self, job: &JobId, log: Vec<String>) -> Result<(), SinkError> {
-        if self.says(Verbosity::Verbose) {
+        if self.says(self.live_logs()) {
             return Ok(());
         }
         for line in log {
@@ -225,7 +243,7 @@ impl Sink for TerminalSink {
             }
             Event::StepLog { job, step, line } => {
                 self.steps.log(job, *step, line);
-                self.say(Verbosity::Verbose, |words| words.step_log(job, line))?;
+                self.say(self.live_logs(), |words| words.step_log(job, line))?;
             }
             Event::StepFinished { job, step, outcome, .. } => {
                 let log = self.steps.finish(job, *step, *outcome);

@@ -69,8 +69,12 @@ impl View {
             terminal: self.columns.is_some(),
             colors: self.colors,
         };
-        let options =
-            TerminalOptions { verbosity: self.verbosity, columns: self.columns, progress: Progress::Named };
+        let options = TerminalOptions {
+            verbosity: self.verbosity,
+            columns: self.columns,
+            progress: Progress::Named,
+            step_logs: StepLogs::OnFailure,
+        };
         let sink =
             TerminalSink::new(port(Stream::Stdout, self.stdout_fails), port(Stream::Stderr, None), options);
         (sink, capture)

@@ -75,7 +75,7 @@ fn search_path() -> String {
 
 /// Runs a command in a terminal of its own; Python's library does what is needed on every system.
 const TERMINAL: &str = r"
-import fcntl, os, select, struct, sys, termios
+import fcntl, os, select, signal, struct, sys, termios
 rows, columns = int(sys.argv[1]), int(sys.argv[2])
 terminal, inner = os.openpty()
 if rows and columns:
@@ -113,6 +113,8 @@ while True:
 _, status = os.waitpid(pid, 0)
 code = os.waitstatus_to_exitcode(status)
 if code < 0:
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 sys.exit(code)
 ";
