@@ -21,7 +21,7 @@ pub enum CancelLevel {
     Kill,
 }
 
-/// Which signal a polite stop sends.
+/// Why a run is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopReason {
     /// Ctrl-C: SIGINT.
@@ -30,6 +30,9 @@ pub enum StopReason {
     Terminate,
     /// The terminal went away: SIGHUP.
     Hangup,
+    /// The reader of accel's standard output went away (`| head`), for which a program that writes by itself
+    /// gets SIGPIPE.
+    Unread,
 }
 
 impl StopReason {
@@ -38,6 +41,7 @@ impl StopReason {
         match self {
             Self::Hangup => 1,
             Self::Interrupt => 2,
+            Self::Unread => 13,
             Self::Terminate => 15,
         }
     }
@@ -47,6 +51,16 @@ impl StopReason {
             Self::Hangup => "SIGHUP",
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
+            Self::Unread => "SIGPIPE",
+        }
+    }
+
+    /// What commands are asked with. Many ignore SIGPIPE; to them a lost reader is a request to terminate.
+    #[must_use]
+    pub fn request(self) -> Self {
+        match self {
+            Self::Unread => Self::Terminate,
+            reason => reason,
         }
     }
 }

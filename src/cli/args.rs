@@ -30,6 +30,7 @@ Exit codes:
   128+n  the job was ended by signal n
   129    stopped by SIGHUP
   130    stopped by Ctrl-C (SIGINT)
+  141    stopped because nobody read the output any more (| head)
   143    stopped by SIGTERM";
 
 const EXAMPLES: &str = "\
@@ -561,12 +562,20 @@ pub fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
+/// The beginnings of the help of arguments that take names of jobs.
+const JOB_ARGUMENTS: [&str; 4] = [
+    "-- Names, globs or matrix combinations of jobs",
+    "-- A job, a combination of a matrix, or an image",
+    "-- Jobs, runs",
+    "-- A job, or a run",
+];
+
 /// The places of the generated script where job names go; everything else stays as it is.
 fn with_jobs_in_zsh(script: Vec<u8>) -> Vec<u8> {
     let Ok(text) = String::from_utf8(script.clone()) else { return script };
-    let arguments = "matrix combinations of jobs";
+    let takes_jobs = |line: &str| JOB_ARGUMENTS.iter().any(|help| line.contains(help));
     let lines = text.split_inclusive('\n').map(|line| {
-        if line.contains(arguments) { line.replace(":_default", ":_accel_jobs") } else { line.to_owned() }
+        if takes_jobs(line) { line.replace(":_default", ":_accel_jobs") } else { line.to_owned() }
     });
     let text: String = lines.collect();
     text.replacen("_accel() {", concat!(include_str!("completions/jobs.zsh"), "\n_accel() {"), 1).into_bytes()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::backend::local::environment::{Host, UvEnvironments};
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings};
-use crate::backend::{Backend, CancelSource};
+use crate::backend::{Backend, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
@@ -147,7 +147,8 @@ impl Beside {
     }
 }
 
-/// Does `work` while sinks show its events, and signals climb the ladder.
+/// Does `work` while sinks show its events, and signals climb the ladder. When the reader of standard output goes
+/// away, nobody wants the rest: that is a request to stop.
 pub fn watched<T>(
     context: &Context<'_>,
     supervisor: &Supervisor,
@@ -157,11 +158,18 @@ pub fn watched<T>(
     let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
     let runtime = runtime()?;
     let (emitter, receiver) = event::channel();
-    let shown = sink(&context.printer, context.ambient, beside.step_logs).map_err(cannot)?;
+    let source = Arc::new(CancelSource::default());
+    let unread = Arc::downgrade(&source);
+    let stop_unread = move || {
+        if let Some(source) = unread.upgrade() {
+            source.raise(CancelLevel::Stop(StopReason::Unread));
+        }
+    };
+    let shown =
+        sink(&context.printer, context.ambient, beside.step_logs, stop_unread).map_err(cannot)?;
     let mut sinks = vec![shown];
     sinks.extend(std::mem::take(&mut beside.sinks));
     let thread = sink::start(receiver, sinks, beside.secrets).map_err(cannot)?;
-    let source = CancelSource::default();
     let done = runtime.block_on(async {
         let signals = Signals::listen(IgnoredSignals::of_this_process())?;
         tokio::select! {
@@ -228,12 +236,17 @@ fn color_hint(plan: &Plan, wish: ColorWish, ambient: &Ambient) -> ColorHint {
     }
 }
 
-fn sink(printer: &Printer, ambient: &Ambient, step_logs: StepLogs) -> std::io::Result<Box<dyn Sink>> {
+fn sink(
+    printer: &Printer,
+    ambient: &Ambient,
+    step_logs: StepLogs,
+    when_unread: impl FnOnce() + Send + 'static,
+) -> std::io::Result<Box<dyn Sink>> {
     if printer.format == Format::Json {
-        return Ok(Box::new(JsonSink::new(printer.stdout()?)));
+        return Ok(Box::new(JsonSink::new(printer.watched_stdout(when_unread)?)));
     }
     let stdout = Port {
-        writer: printer.stdout()?,
+        writer: printer.watched_stdout(when_unread)?,
         terminal: ambient.stdout_is_terminal,
         colors: colors(printer.stdout_color),
     };

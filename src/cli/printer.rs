@@ -46,11 +46,20 @@ impl Printer {
 
     /// Standard output without buffering of its own, for sinks that gather what they write.
     pub fn stdout(&self) -> io::Result<Box<dyn Write + Send>> {
-        unbuffered(io::stdout().as_fd())
+        Ok(Box::new(unbuffered(io::stdout().as_fd())?))
+    }
+
+    /// The same; calls `when_unread` once its reader has gone away.
+    pub fn watched_stdout(
+        &self,
+        when_unread: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Box<dyn Write + Send>> {
+        let file = unbuffered(io::stdout().as_fd())?;
+        Ok(Box::new(Watched { file, when_unread: Some(when_unread) }))
     }
 
     pub fn stderr(&self) -> io::Result<Box<dyn Write + Send>> {
-        unbuffered(io::stderr().as_fd())
+        Ok(Box::new(unbuffered(io::stderr().as_fd())?))
     }
 
     /// Writes a JSON document and a newline.
@@ -152,8 +161,30 @@ pub fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-fn unbuffered(stream: BorrowedFd<'_>) -> io::Result<Box<dyn Write + Send>> {
-    Ok(Box::new(File::from(stream.try_clone_to_owned()?)))
+fn unbuffered(stream: BorrowedFd<'_>) -> io::Result<File> {
+    stream.try_clone_to_owned().map(File::from)
+}
+
+/// Tells somebody when its reader has gone away.
+struct Watched<F> {
+    file: File,
+    when_unread: Option<F>,
+}
+
+impl<F: FnOnce()> Write for Watched<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes);
+        if matches!(&written, Err(error) if error.kind() == io::ErrorKind::BrokenPipe)
+            && let Some(when_unread) = self.when_unread.take()
+        {
+            when_unread();
+        }
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 fn accept_broken_pipe(result: io::Result<()>) -> io::Result<()> {

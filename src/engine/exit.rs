@@ -6,7 +6,8 @@ use crate::base::exit_code as code;
 use crate::event::Verdict;
 use crate::plan::spec::Plan;
 
-/// - stopped by a signal with something unfinished: 128 + the signal (130, 143, 129);
+/// - stopped by a signal with something unfinished: 128 + the signal (130, 143, 129), 141 when nobody read the
+///   output any more;
 /// - every requested job passed: 0;
 /// - one job was requested: its own code, 124 when it timed out, what its failure says when it could not be run
 ///   (125, 126, 127); when it was skipped, the code of the job that it was skipped for;

@@ -28,7 +28,7 @@ pub(super) fn rise(stage: Stage, level: CancelLevel, kill_at: Instant) -> (Stage
 fn polite_signal(reason: StopReason) -> Signal {
     match reason {
         StopReason::Interrupt => Signal::INT,
-        StopReason::Terminate => Signal::TERM,
+        StopReason::Terminate | StopReason::Unread => Signal::TERM,
         StopReason::Hangup => Signal::HUP,
     }
 }

@@ -76,21 +76,40 @@ fn the_json_stream_is_whole_and_cannot_be_forged() {
     assert_eq!(said[1]["base64"], "/w==");
 }
 
-/// `| head`: the rest is not wanted, the jobs run on and decide the exit code.
+/// `| head`: the rest is not wanted. Jobs are asked to stop, nothing new starts.
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_reader_that_goes_away_ends_the_run_politely() {
+    for flags in [&["run", "b"][..], &["run", "b", "--json"]] {
+        let world = World::new().file(
+            "accel.toml",
+            "version = 1\n[jobs.a]\nrun = '''trap 'touch cleaned; exit 0' TERM; mkfifo gate; printf 'fi%s\\n' rst; cat gate; yes'''\n\
+             [jobs.b]\nneeds = ['a']\nrun = 'touch never'\n",
+        );
+        let mut running = world.accel(flags).spawn();
+        running.wait_for_stdout("first").close_stdout();
+        // Opening a FIFO for writing waits for its reader, which is `cat`.
+        std::fs::write(world.path("gate"), "").unwrap();
+        let run = running.finish();
+        run.code(141).stderr_lacks("panicked").stderr_lacks("warning");
+        if flags.len() == 2 {
+            run.stderr_has("stopping: nobody reads the output any more").stderr_has("2 cancelled");
+        }
+        assert!(world.exists("cleaned"), "the job was asked");
+        assert!(!world.exists("never"), "nothing new was started");
+    }
+}
+
+/// What has ended before anybody could be told decides as ever.
+#[test]
+fn a_reader_that_goes_away_too_late_changes_nothing() {
     let world = World::new().file(
         "accel.toml",
-        "version = 1\n[jobs.a]\nrun = 'mkfifo gate; echo first; cat gate; seq 200000; touch ended'\n\
-         [jobs.b]\nneeds = ['a']\nrun = 'echo more'\n",
+        "version = 1\n[jobs.a]\nrun = 'mkfifo gate; echo first; cat gate'\n[jobs.b]\nneeds = ['a']\nrun = 'true'\n",
     );
     let mut running = world.accel(["run", "b"]).spawn();
     running.wait_for_stdout("first").close_stdout();
-    // Opening a FIFO for writing waits for its reader, which is `cat`.
     std::fs::write(world.path("gate"), "").unwrap();
-    let run = running.finish();
-    run.code(0).stderr_lacks("panicked").stderr_lacks("warning").stderr_has("2 passed");
-    assert!(world.exists("ended"), "the job ran to its end");
+    running.finish().code(0).stderr_lacks("panicked").stderr_has("2 passed");
 }
 
 /// 200 MB in lines, through pipes and prefixes, into a file: every line is there, behind its name.

@@ -75,6 +75,7 @@ fn stopped_by_a_signal() {
     stopped(Some(StopReason::Interrupt), 130);
     stopped(Some(StopReason::Terminate), 143);
     stopped(Some(StopReason::Hangup), 129);
+    stopped(Some(StopReason::Unread), 141);
     stopped(None, 130);
     check(&["job"], Verdict::Passed, Verdict::Passed, Some(StopReason::Interrupt), 0);
     check(&["job"], Verdict::Passed, failed(5), Some(StopReason::Interrupt), 5);

@@ -78,6 +78,7 @@ impl Words {
     pub(super) fn cancel_raised(&self, level: &str, by: &str) -> String {
         let text = match level {
             "drain" => "finishing what runs, starting nothing new".to_owned(),
+            "stop" if by == "SIGPIPE" => "stopping: nobody reads the output any more".to_owned(),
             "stop" => format!("stopping ({by}); once more to kill"),
             _ => "killing".to_owned(),
         };

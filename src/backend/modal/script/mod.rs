@@ -77,7 +77,7 @@ pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, input: Input, word:
 pub(super) fn stop(reason: StopReason, input: Input) -> Vec<String> {
     let mut argv = sh(STOP, "accel-stop");
     argv.push(STATE.to_owned());
-    argv.push(reason.signal_name().trim_start_matches("SIG").to_owned());
+    argv.push(reason.request().signal_name().trim_start_matches("SIG").to_owned());
     argv.push(input.word().to_owned());
     argv
 }
@@ -108,6 +108,7 @@ mod tests {
     #[test]
     fn a_stop_names_the_state_folder_and_the_signal() {
         assert_eq!(stop(StopReason::Interrupt, Input::None)[3..], ["accel-stop", STATE, "INT", "none"]);
+        assert_eq!(stop(StopReason::Unread, Input::None)[3..], ["accel-stop", STATE, "TERM", "none"]);
     }
 
     /// The shells that images have; those that this machine lacks are named.
