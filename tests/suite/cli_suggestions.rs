@@ -65,15 +65,69 @@ fn bash_completes_the_names_of_jobs() {
     assert!(complete("li").contains("list"));
 }
 
-#[test]
-fn other_shells_ask_for_names_too() {
-    for (shell, part) in [("zsh", "MATRIX"), ("fish", "run r plan explain")] {
-        let script = world().accel(["completions", shell]).run();
-        script.code(0).stdout_has("accel list --names");
-        assert!(shell == "zsh" || script.stdout_text().contains(part));
+/// What is offered at the end of a line, in order.
+const OFFERED: [(&str, &[&str]); 8] = [
+    ("accel run ", &["both", "test", "test-slow"]),
+    ("accel run te", &["test", "test-slow"]),
+    ("accel run both test-", &["test-slow"]),
+    ("accel plan -v b", &["both"]),
+    ("accel exec b", &["both"]),
+    ("accel logs test-s", &["test-slow"]),
+    ("accel run --keep", &["--keep-going"]),
+    ("accel li", &["list"]),
+];
+
+/// A world whose PATH has accel, where the shell is here.
+fn with_shell(shell: &str) -> Option<World> {
+    let accel = format!("#!/bin/sh\nexec '{}' \"$@\"\n", env!("CARGO_BIN_EXE_accel"));
+    let world = world().command("accel", accel).file("only-a-file", "");
+    let here = world.program("sh").args(["-c", &format!("command -v {shell}")]).run().status.success();
+    if !here {
+        println!("skipped: there is no {shell} here");
     }
-    let zsh = world().accel(["completions", "zsh"]).run();
-    zsh.stdout_has("matrix combinations of jobs:_accel_jobs");
+    here.then_some(world)
+}
+
+#[track_caller]
+fn assert_offers(complete: impl Fn(&str) -> String) {
+    let sorted = |line: &str| {
+        let mut offered: Vec<String> = complete(line).lines().map(str::to_owned).collect();
+        offered.sort_unstable();
+        offered
+    };
+    for (line, offered) in OFFERED {
+        assert_eq!(sorted(line), offered, "{line}");
+    }
+    let after = sorted("accel run test -- ");
+    assert!(
+        after.iter().any(|word| word == "only-a-file") && !after.contains(&"both".to_owned()),
+        "{after:?}"
+    );
+}
+
+#[test]
+fn fish_completes_the_names_of_jobs() {
+    let Some(world) = with_shell("fish") else { return };
+    world.write("accel.fish", world.accel(["completions", "fish"]).run().stdout_text());
+    assert_offers(|line| {
+        let ask = format!("source accel.fish; complete -C '{line}' | string split -f 1 \\t; true");
+        let offered = world.program("fish").args(["--no-config", "-c", &ask]).run();
+        offered.code(0).stderr("");
+        offered.stdout_text()
+    });
+}
+
+#[test]
+fn zsh_completes_the_names_of_jobs() {
+    let Some(world) = with_shell("zsh") else { return };
+    world.write("functions/_accel", world.accel(["completions", "zsh"]).run().stdout_text());
+    world.write("setup.zsh", include_str!("../data/zsh/setup.zsh"));
+    world.write("complete.zsh", include_str!("../data/zsh/complete.zsh"));
+    assert_offers(|line| {
+        let offered = world.program("zsh").args(["-f", "complete.zsh", line]).run();
+        offered.code(0);
+        offered.stdout_text()
+    });
 }
 
 #[test]

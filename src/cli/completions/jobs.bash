@@ -6,7 +6,7 @@ _accel_with_jobs() {
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$word" in
             --) return ;;
-            run | r | plan | explain) command=$word ;;
+            run | r | plan | explain | exec | shell | logs | stop) command=$word ;;
         esac
     done
     if [[ -n $command && ${COMP_WORDS[COMP_CWORD]} != -* ]]; then
