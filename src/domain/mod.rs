@@ -38,7 +38,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why a job did not succeed (design §3.7). Everything but `Command` is not the command's doing.
+/// Why a job did not succeed (design §3.7). Everything but `Command` is not the job's own doing: only that is never
+/// answered by another place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -60,7 +61,7 @@ pub enum Cause {
     Preempted,
     /// The timeout over all attempts passed.
     Timeout,
-    /// The command itself failed.
+    /// The command itself failed, or the job asks for what cannot be: a secret that does not exist, say.
     Command,
 }
 

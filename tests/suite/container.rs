@@ -137,3 +137,34 @@ fn a_stopped_job_leaves_no_container() {
     let name = calls.split("--name ").nth(1).unwrap().split(' ').next().unwrap();
     assert_eq!(calls.lines().last(), Some(&*format!("rm --force {name}")), "{calls}");
 }
+
+#[test]
+fn what_a_container_is_not_given_is_said() {
+    let world = world();
+    let jobs = JOBS.replace("workdir =", "secrets = [\"private-index\"]\nworkdir =");
+    let limited =
+        "[jobs.limited]\nimage = \"box\"\nrun = \"true\"\nnetwork = { allow_domains = [\"pypi.org\"] }\n";
+    world.write("accel.toml", format!("{jobs}{limited}"));
+    world
+        .accel(["run", "limited"])
+        .run()
+        .code(0)
+        .stderr_has("image box: Modal secrets are not read by its steps here: private-index")
+        .stderr_has("network allow-lists are not applied to containers")
+        .stderr_has("network = { block = true }");
+    let blocked = limited.replace("allow_domains = [\"pypi.org\"]", "block = true");
+    world.write("accel.toml", format!("{JOBS}{blocked}"));
+    world.accel(["run", "limited"]).run().code(0).stderr_lacks("network").stderr_lacks("secrets");
+    assert!(world.read("calls").contains("--network none"));
+}
+
+#[test]
+fn what_this_machine_does_not_limit_is_said() {
+    let job = |network: &str| format!("version = 1\n[jobs.it]\nrun = 'true'\nnetwork = {{ {network} }}\n");
+    let said = |network: &str| {
+        let done = World::new().file("accel.toml", job(network)).accel(["run", "it"]).run();
+        done.code(0).stderr_text()
+    };
+    assert!(said("block = true").contains("network is not blocked on this machine"));
+    assert!(said("allow_cidrs = ['10.0.0.0/8']").contains("allow-lists are not applied to this machine"));
+}

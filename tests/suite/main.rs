@@ -44,6 +44,7 @@ mod modal_examples;
 mod modal_faults;
 mod modal_images;
 mod modal_parity;
+mod modal_refusals;
 mod modal_run;
 mod modal_sdk;
 mod modal_sdk_faults;

@@ -229,24 +229,49 @@ fn without_a_machine_the_job_fails_for_capacity_or_queue() {
 /// Calls made at once look like a chain unless each takes longer than the client between them.
 const LATENCY: Duration = Duration::from_millis(150);
 
+/// Of one run, to the exit code: in a chain each call begins after the one before has ended.
 fn round_trips(modal: &FakeModal, world: &World) -> usize {
     modal.forget_calls();
     run(world).code(0);
     modal.sequential_round_trips()
 }
 
-#[test]
-fn sequential_round_trips_stay_within_the_budget() {
+/// A new user's first run, one with the same tree, one with a changed tree.
+fn three_runs(jobs: &str, layers: usize) -> [usize; 3] {
     let modal = FakeModal::serve();
     modal.delay(LATENCY);
-    for (gpu, expect) in [("", [5, 3, 3]), ("gpu = 'L4'\n", [7, 5, 5])] {
-        let world = world(&modal, &format!("[jobs.it]\n{gpu}run = 'cat data'\n")).file("data", "1");
-        // One layer: the base image.
-        let cold = round_trips(&modal, &world);
-        let unchanged = round_trips(&modal, &world);
-        world.write("data", "2");
-        let changed = round_trips(&modal, &world);
-        assert_eq!([cold, unchanged, changed], expect, "{gpu}");
+    let world = world(&modal, jobs).file("data", "1");
+    let cold = round_trips(&modal, &world);
+    assert_eq!(modal.calls_of("ImageGetOrCreate").len(), layers, "{jobs}");
+    let unchanged = round_trips(&modal, &world);
+    world.write("data", "2");
+    [cold, unchanged, round_trips(&modal, &world)]
+}
+
+/// Cold with L cached layers: 4 + L calls, 6 + L with a GPU. With ids remembered: 3 and 5 with the same tree, 4 and 6
+/// with a changed one. A crowded machine can only make chains longer (calls meant to be made at once begin late), so
+/// of a few tries the shortest counts.
+#[test]
+fn sequential_round_trips_stay_within_the_budget() {
+    const TRIES: usize = 4;
+    // The base, then one for each of `pip` and `run`.
+    for (layers, image, uses) in
+        [(1, "", ""), (3, "[images.it]\npip = ['alpha']\nrun = ['true']\n", "image = 'it'\n")]
+    {
+        for (gpu, budget) in [("", [4 + layers, 3, 4]), ("gpu = 'L4'\n", [6 + layers, 5, 6])] {
+            let jobs = format!("{image}[jobs.it]\n{uses}{gpu}run = 'cat data'\n");
+            let mut least = [usize::MAX; 3];
+            for _ in 0..TRIES {
+                let counts = three_runs(&jobs, layers);
+                for (least, count) in least.iter_mut().zip(counts) {
+                    *least = count.min(*least);
+                }
+                if least.iter().zip(budget).all(|(least, budget)| *least <= budget) {
+                    break;
+                }
+            }
+            assert!(least.iter().zip(budget).all(|(least, budget)| *least <= budget), "{least:?}\n{jobs}");
+        }
     }
 }
 

@@ -189,7 +189,7 @@ async fn every_status_becomes_an_error_with_its_cause() {
     DeadlineExceeded: DeadlineExceeded infra after 4
     NotFound: NotFound infra after 1
     AlreadyExists: AlreadyExists infra after 1
-    PermissionDenied: Auth auth after 1
+    PermissionDenied: Permission auth after 1
     ResourceExhausted: Exhausted capacity after 1
     FailedPrecondition: Conflict infra after 1
     Aborted: Conflict infra after 1

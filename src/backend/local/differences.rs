@@ -10,7 +10,7 @@ use crate::base::digest::Digest;
 use crate::base::size::Bytes;
 use crate::domain::JobId;
 use crate::event::{Event, Level};
-use crate::plan::spec::{ImageSpec, LocalEngine, SandboxSpec, StepSpec};
+use crate::plan::spec::{BaseSpec, ImageSpec, LayerSpec, LocalEngine, NetworkSpec, SandboxSpec, StepSpec};
 use crate::process::find_program;
 
 /// Whose differences have been said.
@@ -42,10 +42,10 @@ pub(super) async fn say(request: &OpenRequest, settings: &LocalSettings, said: &
 }
 
 fn of_image(image: &ImageSpec, request: &OpenRequest, settings: &LocalSettings) -> Vec<Difference> {
+    let mut differences: Vec<Difference> = build_secrets(image).into_iter().collect();
     if image.local.engine == LocalEngine::Container {
-        return Vec::new();
+        return differences;
     }
-    let mut differences = Vec::new();
     let skipped = skipped_layers(image);
     if !skipped.is_empty() {
         differences.push(Difference {
@@ -69,6 +69,43 @@ fn of_image(image: &ImageSpec, request: &OpenRequest, settings: &LocalSettings) 
         });
     }
     differences
+}
+
+/// Secrets that steps of the image see on Modal: steps that are made here do without.
+fn build_secrets(image: &ImageSpec) -> Option<Difference> {
+    let is_made = |layer: &&LayerSpec| match image.local.engine {
+        LocalEngine::Container => true,
+        LocalEngine::Venv => layer.step.installs_python(),
+        LocalEngine::Host => false,
+    };
+    let of_base = match (&image.base, image.local.engine) {
+        (BaseSpec::Dockerfile { secrets, .. }, LocalEngine::Container) => secrets.as_slice(),
+        _ => &[],
+    };
+    let of_layers = image.layers.iter().filter(is_made).flat_map(|layer| &layer.secrets);
+    let mut names: Vec<&str> = Vec::new();
+    for secret in of_base.iter().chain(of_layers) {
+        if !names.contains(&secret.name.as_str()) {
+            names.push(&secret.name);
+        }
+    }
+    if names.is_empty() {
+        return None;
+    }
+    Some(Difference {
+        level: Level::Warning,
+        code: "build-secrets-not-here",
+        text: format!("image {}: Modal secrets are not read by its steps here: {}", image.name, list(&names)),
+        help: Some(
+            match image.local.engine {
+                LocalEngine::Container => {
+                    "build it on Modal, or take what it needs from an image that is there"
+                }
+                _ => "put their variables in the environment of accel",
+            }
+            .to_owned(),
+        ),
+    })
 }
 
 /// The kinds of layers that change a system, as accel.toml names them.
@@ -172,6 +209,7 @@ fn of_job(request: &OpenRequest) -> Vec<Difference> {
         LocalEngine::Container => Vec::new(),
         LocalEngine::Host | LocalEngine::Venv => limits(spec, memory_of_this_machine()),
     };
+    differences.extend(network(spec));
     let mut warn = |code, text: String, help: &str| {
         let help = Some(help.to_owned());
         differences.push(Difference { level: Level::Warning, code, text, help });
@@ -218,6 +256,28 @@ fn limits(spec: &SandboxSpec, here: Option<Bytes>) -> Vec<Difference> {
         });
     }
     differences
+}
+
+/// What the job may reach on Modal and what it may reach here; a container can be cut off, and no more.
+fn network(spec: &SandboxSpec) -> Option<Difference> {
+    let text = match (&spec.network, spec.image.local.engine) {
+        (NetworkSpec::Open, _) | (NetworkSpec::Blocked, LocalEngine::Container) => return None,
+        (NetworkSpec::Blocked, _) => "network is not blocked on this machine",
+        (NetworkSpec::Allow { .. }, LocalEngine::Container) => {
+            "network allow-lists are not applied to containers: the job reaches everything"
+        }
+        (NetworkSpec::Allow { .. }, _) => "network allow-lists are not applied to this machine",
+    };
+    let help = match spec.image.local.engine {
+        LocalEngine::Container => "cut it off with network = { block = true }, or run it with `--on modal`",
+        _ => "run it with `--on modal`",
+    };
+    Some(Difference {
+        level: Level::Warning,
+        code: "network-not-limited",
+        text: text.to_owned(),
+        help: Some(help.to_owned()),
+    })
 }
 
 fn memory_of_this_machine() -> Option<Bytes> {

@@ -146,7 +146,11 @@ impl AuthTokens {
     /// An old token may still do, unless the credentials themselves were refused.
     fn without_a_new_one(&self, failure: ModalError) -> Result<String, ModalError> {
         let token = self.state().token.clone();
-        if token.is_empty() || failure.kind == ErrorKind::Auth { Err(failure) } else { Ok(token) }
+        if token.is_empty() || matches!(failure.kind, ErrorKind::Auth | ErrorKind::Permission) {
+            Err(failure)
+        } else {
+            Ok(token)
+        }
     }
 }
 

@@ -259,7 +259,8 @@ impl Image<'_> {
         place: &Place<'_>,
         known: &Known<'_>,
     ) -> Result<(String, bool), Trouble> {
-        let answer = self.link.plane.call(client::IMAGE_GET_OR_CREATE, request).await?;
+        let answer = self.link.plane.call(client::IMAGE_GET_OR_CREATE, request).await;
+        let answer = answer.map_err(|error| place.refused(error))?;
         if let Some(result) =
             answer.result.filter(|result| result.status != GenericStatus::Unspecified as i32)
         {
@@ -398,6 +399,22 @@ impl Place<'_> {
         format!("image {} {}/{}: {}", self.name, self.at, self.of, self.request.title)
     }
 
+    /// A definition that the server does not take is the layer's mistake.
+    fn refused(&self, error: ModalError) -> Trouble {
+        if error.kind != ErrorKind::InvalidRequest {
+            return error.into();
+        }
+        let text = format!("{}{}: Modal refuses it: {}", self.title(), self.origin(), error.message);
+        Failure::new(Cause::Image, text).help("correct the layer").into()
+    }
+
+    fn origin(&self) -> String {
+        match self.request.origin.as_str() {
+            "" => String::new(),
+            origin => format!(" ({origin})"),
+        }
+    }
+
     fn judge(&self, result: &wire::GenericResult, log: &VecDeque<String>) -> Result<(), Trouble> {
         let status = GenericStatus::try_from(result.status).unwrap_or(GenericStatus::Failure);
         let why = match status {
@@ -409,11 +426,7 @@ impl Place<'_> {
             | GenericStatus::KernelOomKill => "its build ran out of memory",
             _ => "its build failed",
         };
-        let origin = match self.request.origin.as_str() {
-            "" => String::new(),
-            origin => format!(" ({origin})"),
-        };
-        let mut text = format!("{}{origin}: {why}", self.title());
+        let mut text = format!("{}{}: {why}", self.title(), self.origin());
         if !result.exception.trim().is_empty() {
             text.push_str(&format!(": {}", result.exception.trim()));
         }

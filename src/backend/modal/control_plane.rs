@@ -75,7 +75,7 @@ impl ControlPlane {
         let connection = connector
             .connect(&settings.server_url, ConnectBudget::CONTROL_PLANE, &clock)
             .await
-            .map_err(|error| ModalError::new(ErrorKind::Unreachable, "connect", error.to_string()))?;
+            .map_err(|error| ModalError::new((&error).into(), "connect", error.to_string()))?;
         let mut headers = MetadataMap::new();
         for (name, value) in identity::headers(credentials, machine, &settings.override_headers) {
             insert(&mut headers, &name, value.reveal())?;

@@ -2,6 +2,7 @@
 
 use tonic::Code;
 
+use super::connect::ConnectError;
 use crate::backend::Failure;
 use crate::domain::Cause;
 
@@ -22,8 +23,12 @@ pub struct ModalError {
 pub enum ErrorKind {
     /// No connection, or it broke.
     Unreachable,
-    /// Credentials missing, wrong, or not allowed to do this.
+    /// The server's address is none.
+    Address,
+    /// Credentials missing or wrong.
     Auth,
+    /// The credentials are right but may not do this.
+    Permission,
     /// Limits of the workspace or of the platform.
     Exhausted,
     /// The server kept asking to come back later for longer than allowed.
@@ -43,7 +48,8 @@ pub enum ErrorKind {
 impl ErrorKind {
     pub fn of(code: Code) -> Self {
         match code {
-            Code::Unauthenticated | Code::PermissionDenied => Self::Auth,
+            Code::Unauthenticated => Self::Auth,
+            Code::PermissionDenied => Self::Permission,
             Code::ResourceExhausted => Self::Exhausted,
             Code::InvalidArgument | Code::OutOfRange => Self::InvalidRequest,
             Code::NotFound => Self::NotFound,
@@ -60,11 +66,12 @@ impl ErrorKind {
         }
     }
 
-    /// The cause that a run fails with when nothing more is known.
+    /// The cause that a run fails with when nothing more is known. Whoever made the call may know more: that a name of
+    /// accel.toml does not exist, say, which is no fault of Modal's.
     pub fn cause(self) -> Cause {
         match self {
-            Self::Unreachable => Cause::Unreachable,
-            Self::Auth => Cause::Auth,
+            Self::Unreachable | Self::Address => Cause::Unreachable,
+            Self::Auth | Self::Permission => Cause::Auth,
             Self::Exhausted | Self::Throttled => Cause::Capacity,
             Self::InvalidRequest
             | Self::NotFound
@@ -76,15 +83,32 @@ impl ErrorKind {
         }
     }
 
-    fn help(self) -> Option<&'static str> {
+    fn help(self) -> &'static str {
         match self {
-            Self::Unreachable => Some("check the network, or run locally: --on local"),
-            Self::Auth => Some("check MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run `modal token new`"),
-            Self::Exhausted => Some("wait for other sandboxes to end, or raise the workspace's limits"),
-            Self::Throttled => Some("try again later, or raise MODAL_MAX_THROTTLE_WAIT"),
-            Self::Unimplemented => Some("this Modal server does not know the call; check MODAL_SERVER_URL"),
-            Self::InvalidRequest | Self::NotFound | Self::AlreadyExists | Self::Conflict => None,
-            Self::DeadlineExceeded | Self::Service => Some("try again; see status.modal.com if it persists"),
+            Self::Unreachable => "check the network, or run locally: --on local",
+            Self::Address => "correct MODAL_SERVER_URL, or server_url in the file of `modal token new`",
+            Self::Auth => "check MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run `modal token new`",
+            Self::Permission => "ask the workspace's owner for the right, or use a token that has it",
+            Self::Exhausted => "wait for other sandboxes to end, or raise the workspace's limits",
+            Self::Throttled => "try again later, or raise MODAL_MAX_THROTTLE_WAIT",
+            Self::Unimplemented => "this Modal server does not know the call; check MODAL_SERVER_URL",
+            Self::InvalidRequest => {
+                "look at what is asked for with `accel plan`; if it is right, accel is not"
+            }
+            Self::NotFound => "try again; `accel doctor` shows the workspace and environment that were asked",
+            Self::Conflict => "try again; if it persists, a newer accel may be needed",
+            Self::AlreadyExists | Self::DeadlineExceeded | Self::Service => {
+                "try again; see status.modal.com if it persists"
+            }
+        }
+    }
+}
+
+impl From<&ConnectError> for ErrorKind {
+    fn from(error: &ConnectError) -> Self {
+        match error {
+            ConnectError::Address(_) => Self::Address,
+            ConnectError::Failed { .. } => Self::Unreachable,
         }
     }
 }
@@ -108,8 +132,9 @@ impl ModalError {
 
     fn text(&self) -> String {
         let what = match self.kind {
-            ErrorKind::Unreachable => "cannot reach Modal",
+            ErrorKind::Unreachable | ErrorKind::Address => "cannot reach Modal",
             ErrorKind::Auth => "Modal refuses the credentials",
+            ErrorKind::Permission => "Modal does not allow this",
             _ => "Modal",
         };
         let attempts =
@@ -118,11 +143,7 @@ impl ModalError {
     }
 
     pub fn into_failure(self) -> Failure {
-        let failure = Failure::new(self.kind.cause(), self.to_string());
-        match self.kind.help() {
-            Some(help) => failure.help(help),
-            None => failure,
-        }
+        Failure::new(self.kind.cause(), self.to_string()).help(self.kind.help())
     }
 }
 

@@ -15,6 +15,7 @@ use super::error::{ErrorKind, ModalError};
 use super::generation;
 use super::link::{Link, insecure_router};
 use super::method::client;
+use super::refusal;
 use super::reporter::{Reporter, seconds};
 use super::router::{Renew, Router, RouterAccess};
 use super::sandbox::{Death, Haste, Sandbox};
@@ -106,17 +107,15 @@ impl Launch<'_> {
                 Attempt::TooLong if left.is_some_and(|left| left <= own) => {
                     return Err(self.queued_too_long(started.elapsed()).into());
                 }
-                Attempt::TooLong => {
-                    refusals.push(format!("{}: none within {}", name(choice), seconds(limit)))
-                }
-                Attempt::Refused(reason) => refusals.push(format!("{}: {reason}", name(choice))),
+                Attempt::TooLong => refusals.push(about(choice, &format!("none within {}", seconds(limit)))),
+                Attempt::Refused(reason) => refusals.push(about(choice, &reason)),
             }
             if let (Some(refusal), Some(next)) = (refusals.last(), choices.get(at + 1)) {
                 let text = format!("{refusal}; trying {}", next.gpu);
                 self.reporter.notice(Level::Info, "next-gpu", text, None).await;
             }
         }
-        Err(no_machine(&refusals).into())
+        Err(refusal::no_machine(choices, &refusals).into())
     }
 
     async fn attempt(&self, gpu: Option<&Gpu>, limit: Duration) -> Result<Attempt, Trouble> {
@@ -258,6 +257,7 @@ impl Launch<'_> {
         }
         match error.kind {
             ErrorKind::Exhausted => Ok(Answer::Refused(error.message)),
+            ErrorKind::InvalidRequest => Err(refusal::of_sandbox(&error).into()),
             _ => Err(error.into()),
         }
     }
@@ -470,13 +470,9 @@ fn own_wait(choice: Option<&GpuChoice>, last: bool) -> Duration {
     choice.and_then(|choice| choice.wait).unwrap_or(usual)
 }
 
-fn name(choice: Option<&GpuChoice>) -> String {
-    choice.map_or_else(|| "a machine".to_owned(), |choice| choice.gpu.to_string())
-}
-
-fn no_machine(refusals: &[String]) -> Failure {
-    Failure::new(Cause::Capacity, format!("Modal has no machine for the job: {}", refusals.join("; ")))
-        .help("allow other GPUs: gpu = [\"L4\", \"A10\"]; or another region; or fallback = { to = \"local\", on = [\"capacity\"] }")
+/// What became of the wish for a GPU, or for any machine.
+fn about(choice: Option<&GpuChoice>, what: &str) -> String {
+    choice.map_or_else(|| what.to_owned(), |choice| format!("{}: {what}", choice.gpu))
 }
 
 /// Tags are for finding sandboxes again: plain characters, not too many.

@@ -74,8 +74,10 @@ impl From<ModalError> for NotReady {
     fn from(error: ModalError) -> Self {
         let text = error.to_string();
         match error.kind {
-            ErrorKind::Unreachable | ErrorKind::DeadlineExceeded => Self::Unreachable(text),
-            ErrorKind::Auth => Self::Refused(text),
+            ErrorKind::Unreachable | ErrorKind::Address | ErrorKind::DeadlineExceeded => {
+                Self::Unreachable(text)
+            }
+            ErrorKind::Auth | ErrorKind::Permission => Self::Refused(text),
             _ => Self::Broken(text),
         }
     }

@@ -5,6 +5,7 @@ use super::ids::{Ids, Kind, Used};
 use super::image::{BuildSecret, Builder};
 use super::link::Link;
 use super::method::client;
+use super::refusal;
 use super::trouble::Trouble;
 use super::wire::client as wire;
 use crate::backend::Failure;
@@ -20,7 +21,8 @@ pub(super) async fn app(link: &Link, ids: &Ids, used: &Used, name: &str) -> Resu
             environment_name: link.environment(),
             object_creation_type: wire::ObjectCreationType::CreateIfMissing as i32,
         };
-        Ok(link.plane.call(client::APP_GET_OR_CREATE, request).await?.app_id)
+        let answer = link.plane.call(client::APP_GET_OR_CREATE, request).await;
+        Ok(answer.map_err(|error| refusal::of_environment(&link.environment(), error))?.app_id)
     };
     ids.get(Kind::App, name, used, ask).await
 }
@@ -35,7 +37,8 @@ pub(super) async fn builder(link: &Link, ids: &Ids, used: &Used) -> Result<Build
                     deployment_name: link.environment(),
                     ..Default::default()
                 };
-                let answer = link.plane.call(client::ENVIRONMENT_GET_OR_CREATE, request).await?;
+                let answer = link.plane.call(client::ENVIRONMENT_GET_OR_CREATE, request).await;
+                let answer = answer.map_err(|error| refusal::of_environment(&link.environment(), error))?;
                 let settings = answer.metadata.and_then(|metadata| metadata.settings);
                 Ok(settings.map(|settings| settings.image_builder_version).unwrap_or_default())
             };
@@ -59,7 +62,7 @@ pub(super) async fn secret(link: &Link, ids: &Ids, used: &Used, secret: &Secret)
         };
         match link.plane.call(client::SECRET_GET_OR_CREATE, request).await {
             Ok(answer) => Ok(answer.secret_id),
-            Err(error) if refuses(error.kind) => Err(unusable_secret(secret, &error.message).into()),
+            Err(error) if refuses(error.kind) => Err(refusal::of_secret(secret, &error).into()),
             Err(error) => Err(error.into()),
         }
     };
@@ -68,16 +71,6 @@ pub(super) async fn secret(link: &Link, ids: &Ids, used: &Used, secret: &Secret)
 
 fn refuses(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotFound | ErrorKind::InvalidRequest | ErrorKind::Conflict)
-}
-
-fn unusable_secret(secret: &Secret, message: &str) -> Failure {
-    let name = &secret.name;
-    let keys: String = match secret.required_keys.as_slice() {
-        [] => " KEY=value".to_owned(),
-        keys => keys.iter().map(|key| format!(" {key}=…")).collect(),
-    };
-    Failure::new(Cause::Infra, format!("secret `{name}` cannot be used: {message}"))
-        .help(format!("create it: modal secret create {name}{keys}"))
 }
 
 /// Variables that a build step sees; those that are written in accel.toml become an anonymous secret of the app.
@@ -118,7 +111,13 @@ pub(super) async fn volume(link: &Link, ids: &Ids, used: &Used, volume: &Volume)
             create_options: Some(wire::VolumeCreateOptions::default()),
             ..Default::default()
         };
-        Ok(link.plane.call(client::VOLUME_GET_OR_CREATE, request).await?.volume_id)
+        match link.plane.call(client::VOLUME_GET_OR_CREATE, request).await {
+            Ok(answer) => Ok(answer.volume_id),
+            Err(error) if error.kind == ErrorKind::InvalidRequest => {
+                Err(refusal::of_volume(volume, &error).into())
+            }
+            Err(error) => Err(refusal::of_environment(&link.environment(), error)),
+        }
     };
     ids.get(Kind::Volume, &volume.name, used, ask).await
 }

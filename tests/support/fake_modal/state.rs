@@ -113,6 +113,11 @@ pub fn now() -> f64 {
 }
 
 impl State {
+    /// The empty name is that of the default.
+    pub fn knows_environment(&self, name: &str) -> bool {
+        self.lenient || name.is_empty() || self.environments.contains(name)
+    }
+
     pub(super) fn new(addresses: Addresses) -> Self {
         let folder = tempfile::Builder::new().prefix("fake-modal-").tempdir().unwrap();
         for name in ["contents", "sandboxes", "volumes"] {

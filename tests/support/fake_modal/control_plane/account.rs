@@ -11,7 +11,10 @@ impl ControlPlane {
         &self,
         request: wire::AppGetOrCreateRequest,
     ) -> Answer<wire::AppGetOrCreateResponse> {
-        let name = request.app_name;
+        let (name, environment) = (request.app_name, request.environment_name);
+        if !self.state().knows_environment(&environment) {
+            return Err(Status::not_found(format!("Environment '{environment}' not found")));
+        }
         let app_id = self.state().id("ap", &name);
         self.state().apps.insert(name.clone(), app_id.clone());
         let handle_metadata = wire::AppHandleMetadata {
@@ -50,7 +53,7 @@ impl ControlPlane {
         let name = if asked.is_empty() { "main".to_owned() } else { asked };
         let (image_builder_version, known) = {
             let state = self.state();
-            (state.builder.clone(), state.lenient || state.environments.contains(&name))
+            (state.builder.clone(), state.knows_environment(&name))
         };
         if !known {
             return Err(Status::not_found(format!("Environment '{name}' not found")));
