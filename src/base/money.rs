@@ -34,6 +34,14 @@ impl Dollars {
     }
 }
 
+impl Dollars {
+    /// Reads decimal text as Modal writes amounts: `0.0123`, `$0.0123`. `None` for anything else and below zero.
+    pub fn from_decimal(text: &str) -> Option<Self> {
+        let value: f64 = text.trim().trim_start_matches('$').parse().ok()?;
+        (0.0..1e12).contains(&value).then(|| Self((value * 1e6).round() as u64))
+    }
+}
+
 impl fmt::Display for Dollars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dollars = self.0 as f64 / 1e6;
@@ -51,6 +59,9 @@ mod tests {
         assert_eq!(Dollars::parse("0.50"), None);
         assert_eq!(Dollars::parse("$"), None);
         assert_eq!(Dollars::parse("$-1"), None);
+        assert_eq!(Dollars::from_decimal("$0.0123"), Some(Dollars(12_300)));
+        assert_eq!(Dollars::from_decimal("NaN"), None);
+        assert_eq!(Dollars::from_decimal("-1"), None);
         assert_eq!(Dollars(500_000).to_string(), "$0.50");
         assert_eq!(Dollars(1_200).to_string(), "$0.0012");
     }

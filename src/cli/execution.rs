@@ -27,7 +27,7 @@ use super::context::Context;
 use super::error::CommandError;
 use super::modal::Modal;
 use super::printer::{Format, Printer, Verbosity};
-use super::routing;
+use super::routing::{self, Quotes};
 use super::secrets;
 use super::signals::{IgnoredSignals, Signals};
 
@@ -99,7 +99,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
         let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch())?;
         let run = async {
-            let decide = routing::decide(&plan, &gatherer).await;
+            let decide = routing::decide(&plan, &gatherer, Quotes::By(&modal)).await;
             engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
         };
         let summary = beside_connecting(&modal, &plan, run).await;
@@ -165,8 +165,7 @@ pub fn watched<T>(
             source.raise(CancelLevel::Stop(StopReason::Unread));
         }
     };
-    let shown =
-        sink(&context.printer, context.ambient, beside.step_logs, stop_unread).map_err(cannot)?;
+    let shown = sink(&context.printer, context.ambient, beside.step_logs, stop_unread).map_err(cannot)?;
     let mut sinks = vec![shown];
     sinks.extend(std::mem::take(&mut beside.sinks));
     let thread = sink::start(receiver, sinks, beside.secrets).map_err(cannot)?;

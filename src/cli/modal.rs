@@ -8,6 +8,7 @@ use super::account;
 use super::ambient::{self, Ambient};
 use crate::backend::local::ColorHint;
 use crate::backend::modal::clock::SystemClock;
+use crate::backend::modal::quote::Prices;
 use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, TerminalKind};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::Place;
@@ -76,6 +77,11 @@ impl Modal {
     /// Connects already, while the run is being prepared.
     pub async fn warm_up(&self) {
         self.backend().warm_up().await;
+    }
+
+    /// What is known of prices without asking.
+    pub async fn prices(&self) -> Prices {
+        self.backend().prices().await
     }
 
     /// After the run: waits until nothing is left that was asked for too late to be used.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::OnceCell;
+
 use crate::backend::Cancel;
-use crate::backend::modal::quote::Prices;
+use crate::backend::modal::quote::{Prices, WORKSPACE};
 use crate::domain::{JobId, Place};
 use crate::engine;
 use crate::plan::spec::{Plan, PlannedJob};
@@ -14,6 +16,7 @@ use crate::workspace::facts::{Gatherer, Surroundings};
 
 use super::ambient::Ambient;
 use super::error::CommandError;
+use super::modal::Modal;
 use crate::config::model::Fact;
 use crate::config::variables;
 
@@ -33,15 +36,26 @@ pub fn gatherer(
     }))
 }
 
+/// Whether decisions for Modal say what they cost.
+#[derive(Clone, Copy)]
+pub enum Quotes<'a> {
+    By(&'a Modal),
+    Unasked,
+}
+
 /// Decides for every attempt at every job before the first one starts, so that facts are gathered once and the
 /// engine need not wait. Jobs whose rules do not look at the attempt keep their place.
-pub async fn decide(plan: &Plan, gatherer: &Gatherer) -> engine::Decide {
+pub async fn decide(plan: &Plan, gatherer: &Gatherer, quotes: Quotes<'_>) -> engine::Decide {
+    let prices = OnceCell::new();
     let mut decisions: BTreeMap<JobId, Vec<engine::Decision>> = BTreeMap::new();
     for job in &plan.jobs {
         let mut of_job = Vec::new();
         for attempt in 1..=attempts(job) {
-            let decision = gatherer.decide(job, attempt).await;
-            of_job.push(with_quote(in_short(decision), job));
+            let mut decision = in_short(gatherer.decide(job, attempt).await);
+            if let (Place::Modal, Quotes::By(modal)) = (decision.place, quotes) {
+                quote(&mut decision, job, prices.get_or_init(|| modal.prices()).await);
+            }
+            of_job.push(decision);
         }
         decisions.insert(job.id.clone(), of_job);
     }
@@ -59,17 +73,21 @@ fn attempts(job: &PlannedJob) -> u32 {
 }
 
 /// What a run on Modal costs at least, by the prices that accel knows.
-fn with_quote(mut decision: engine::Decision, job: &PlannedJob) -> engine::Decision {
-    if decision.place == Place::Modal {
-        let quote = Prices::published().quote(&job.spec);
-        decision.reason = format!("{}, {quote}", decision.reason);
-        decision.reasons.push(format!("costs {quote} by prices of {}", quote.as_of));
-    }
-    decision
+fn quote(decision: &mut engine::Decision, job: &PlannedJob, prices: &Prices) {
+    let quote = prices.quote(&job.spec);
+    decision.reason = format!("{}, {quote}", decision.reason);
+    let whose = if quote.source == WORKSPACE { "the workspace's prices" } else { "published prices" };
+    decision.reasons.push(format!("costs {quote} by {whose} of {}", quote.as_of));
+    decision.quote = Some(quote.into());
 }
 
 fn in_short(decision: route::Decision) -> engine::Decision {
-    engine::Decision { place: decision.place, reason: decision.reason, reasons: decision.reasons }
+    engine::Decision {
+        place: decision.place,
+        reason: decision.reason,
+        reasons: decision.reasons,
+        quote: None,
+    }
 }
 
 /// What the fact `caller` can be.

@@ -134,7 +134,7 @@ impl Dispatcher {
         if self.jobs[index].report.is_some() {
             return;
         }
-        let Decision { place, reason, reasons } =
+        let Decision { place, reason, reasons, quote } =
             (self.decide)(self.job(index), self.jobs[index].attempts + 1);
         self.slots.enqueue(place, index);
         if self.jobs[index].places.last() == Some(&place) {
@@ -142,7 +142,7 @@ impl Dispatcher {
         }
         let job = self.job(index).id.clone();
         self.jobs[index].places.push(place);
-        self.jobs[index].routed = Some(Box::new(Event::JobRouted { job, place, reason, reasons }));
+        self.jobs[index].routed = Some(Box::new(Event::JobRouted { job, place, reason, reasons, quote }));
     }
 
     async fn start_ready(&mut self) {

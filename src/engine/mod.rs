@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Cancel, StopReason};
 use crate::domain::{JobId, Place};
-use crate::event::{Emitter, Verdict};
+use crate::event::{Emitter, Quote, Verdict};
 use crate::plan::spec::{Plan, PlannedJob};
 
 pub use exit::exit_code;
@@ -117,6 +117,8 @@ pub struct Decision {
     pub place: Place,
     pub reason: String,
     pub reasons: Vec<String>,
+    /// What it costs at least, where it costs.
+    pub quote: Option<Quote>,
 }
 
 /// Decides a job's place; the second argument is the attempt, from 1. Called for each job whose needs have

@@ -5,6 +5,7 @@
 //! form is versioned ([`STREAM_VERSION`]) and described by `schemas/events.schema.json`.
 
 mod channel;
+mod cost;
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, channel, now_ms};
+pub use cost::{Cost, Quote, RecordedCost};
 
-use crate::base::money::Dollars;
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
 
 /// Version of the `--json` stream. Raised when a field changes meaning or goes away; additions keep it.
@@ -47,6 +48,9 @@ pub enum Event {
         place: Place,
         reason: String,
         reasons: Vec<String>,
+        /// What it costs there at least; absent on this machine.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        quote: Option<Quote>,
     },
     /// A longer piece of work that is not the command itself.
     StepStarted {
@@ -98,17 +102,6 @@ pub enum Event {
         #[schemars(with = "u64")]
         duration: Duration,
     },
-    /// A sandbox is over, and has cost at least this much.
-    Cost {
-        job: JobId,
-        /// Millionths of a dollar.
-        #[serde(rename = "at_least_microdollars")]
-        at_least: Dollars,
-        /// How long the sandbox lived.
-        #[serde(rename = "lived_ms", serialize_with = "millis")]
-        #[schemars(with = "u64")]
-        lived: Duration,
-    },
     /// Something the user should know; `code` is stable.
     Notice {
         job: Option<JobId>,
@@ -116,6 +109,12 @@ pub enum Event {
         code: &'static str,
         text: String,
         help: Option<String>,
+    },
+    /// A sandbox has ended; one such event for each that a job had.
+    JobCost {
+        job: JobId,
+        #[serde(flatten)]
+        cost: Cost,
     },
     /// The job moves to another place because of an infrastructure fault.
     Fallback {
@@ -175,7 +174,7 @@ impl Event {
             | Self::JobStarted { job, .. }
             | Self::Output { job, .. }
             | Self::CommandFinished { job, .. }
-            | Self::Cost { job, .. }
+            | Self::JobCost { job, .. }
             | Self::Fallback { job, .. }
             | Self::Retry { job, .. }
             | Self::JobFinished { job, .. } => Some(job),

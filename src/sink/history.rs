@@ -155,7 +155,7 @@ fn within(attempt: &mut Attempt, event: &Event, at_ms: u64) {
             attempt.command = None;
             attempt.phases.run_ms = milliseconds(*duration);
         }
-        Event::Cost { at_least, .. } => attempt.cost = Some(*at_least),
+        Event::JobCost { cost, .. } => attempt.cost = Some(cost.at_least),
         _ => {}
     }
 }

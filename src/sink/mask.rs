@@ -117,9 +117,9 @@ impl Masking {
             | Event::StepFinished { .. }
             | Event::Output { .. }
             | Event::CommandFinished { .. }
-            | Event::Cost { .. }
             | Event::Retry { .. }
             | Event::CancelRaised { .. }
+            | Event::JobCost { .. }
             | Event::JobFinished { .. }
             | Event::RunFinished { .. } => {}
         }

@@ -104,7 +104,13 @@ mod tests {
     use crate::store::{Database, Directories};
 
     fn routed(job: &str, place: Place) -> Event {
-        Event::JobRouted { job: JobId::new(job), place, reason: String::new(), reasons: Vec::new() }
+        Event::JobRouted {
+            job: JobId::new(job),
+            place,
+            reason: String::new(),
+            reasons: Vec::new(),
+            quote: None,
+        }
     }
 
     fn output(job: &str, text: &str) -> Event {

@@ -410,3 +410,65 @@ fn images_are_built_on_modal_ahead_of_their_jobs() {
     assert_eq!(modal.calls_of("ImageGetOrCreate").len(), asked, "a known image costs no call");
     assert!(modal.sandboxes().is_empty());
 }
+
+/// Of a run's JSON stream, the event of a kind.
+fn event(events: &[serde_json::Value], kind: &str) -> serde_json::Value {
+    events.iter().find(|event| event["event"] == kind).unwrap_or_else(|| panic!("no {kind}")).clone()
+}
+
+#[test]
+fn a_run_is_quoted_by_what_the_workspace_pays_once_it_was_told() {
+    let modal = FakeModal::serve();
+    // In half a dollar a second, so that the shortest run is worth a word.
+    modal.state().rates = [("cpu_core_hour", "1800"), ("memory_gib_hour", "0"), ("gpu_tea_hour", "7")]
+        .map(|(name, price)| (name.to_owned(), price.to_owned()))
+        .into();
+    let world = account(&modal.url())
+        .file("accel.toml", "version = 1\n[jobs.test]\nrun = 'sleep 0.2'\ncpu = 1\nroute = 'modal'\n");
+    let first = world.accel(["run", "test", "--json"]).run().code(0).json_lines();
+    let quote = event(&first, "job_routed")["quote"].clone();
+    assert_eq!(quote["as_of"], "2026-06");
+    assert_eq!(quote["source"], "https://modal.com/pricing");
+    assert!(quote["at_least_usd_per_hour"].as_f64().unwrap() < 1.0, "{quote}");
+    assert_eq!(quote["unpriced"], serde_json::Value::Null);
+    let second = world.accel(["run", "test", "--json"]).run().code(0).json_lines();
+    assert_eq!(modal.calls_of("WorkspaceBillingRates").len(), 1, "kept for a day");
+    let quote = event(&second, "job_routed")["quote"].clone();
+    assert_eq!((&quote["source"], &quote["at_least_usd_per_hour"]), (&"workspace".into(), &1800.0.into()));
+    assert_eq!(quote["as_of"].as_str().unwrap().len(), "2026-06-30".len());
+    let cost = event(&second, "job_cost");
+    assert!(cost["at_least_usd"].as_f64().unwrap() >= 0.1, "{cost}");
+    assert!(cost["lifetime_ms"].as_u64().unwrap() >= 200, "{cost}");
+    let third = world.accel(["run", "test", "-v"]).run();
+    third
+        .code(0)
+        .stderr_has("test → modal: the job's route, accel.toml:5, ≥ $1800.00/h")
+        .stderr_has("by the workspace's prices of 20");
+}
+
+#[test]
+fn what_modal_has_recorded_of_the_cost_is_told_and_not_waited_for() {
+    let modal = FakeModal::serve();
+    let world =
+        account(&modal.url()).file("accel.toml", "version = 1\n[jobs.test]\nrun = 'true'\nroute = 'modal'\n");
+    // The end of the sandbox is late, so what is recorded is there before.
+    modal.fail("SandboxTerminateV2", [Fault::LateAnswer(std::time::Duration::from_secs(2))]);
+    let events = world.accel(["run", "test", "--json"]).run().code(0).json_lines();
+    let recorded = event(&events, "job_cost")["recorded"].clone();
+    assert!(recorded["usd"].is_number() && recorded["billed_cpu_core_seconds"].is_number(), "{recorded}");
+    modal.fail("SandboxGetStats", [Fault::Silence]);
+    let events = world.accel(["run", "test", "--json"]).run().code(0).json_lines();
+    assert_eq!(event(&events, "job_cost")["recorded"], serde_json::Value::Null);
+}
+
+#[test]
+fn rates_that_do_not_come_hold_up_nothing() {
+    for fault in [Fault::Silence, Fault::code(tonic::Code::PermissionDenied)] {
+        let modal = FakeModal::serve();
+        modal.fail("WorkspaceBillingRates", [fault]);
+        let world = account(&modal.url())
+            .file("accel.toml", "version = 1\n[jobs.test]\nrun = 'true'\nroute = 'modal'\n");
+        let events = world.accel(["run", "test", "--json"]).run().code(0).json_lines();
+        assert_eq!(event(&events, "job_routed")["quote"]["source"], "https://modal.com/pricing");
+    }
+}

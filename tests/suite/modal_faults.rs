@@ -151,6 +151,7 @@ impl Project {
                 place: Place::Modal,
                 reason: "test".to_owned(),
                 reasons: vec!["test".to_owned()],
+                quote: None,
             });
             let backends = BTreeMap::from([(Place::Modal, Arc::clone(&backend) as Arc<dyn Backend>)]);
             let source = CancelSource::default();

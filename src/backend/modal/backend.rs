@@ -25,6 +25,8 @@ use super::generation;
 use super::ids::{Ids, Used};
 use super::launch::{Ground, Launch};
 use super::link::{Access, Link};
+use super::quote::Prices;
+use super::rates::Rates;
 use super::reporter::Reporter;
 use super::resolve;
 use super::session::{Fate, Keyboard, ModalSession};
@@ -92,6 +94,7 @@ struct Shared {
     memory: Option<PathBuf>,
     /// Set by the job that has begun to look for what earlier runs left.
     swept: AtomicBool,
+    rates: Rates,
 }
 
 impl ModalBackend {
@@ -156,6 +159,9 @@ impl ModalBackend {
     /// Waits for what goes on beside the jobs: create calls that nobody waits for any more, until what they made is
     /// ended, and the sweep. Called once, after every session is closed.
     pub async fn finish(&self) {
+        if let Some(shared) = self.shared.get() {
+            shared.rates.leave();
+        }
         self.aside.close();
         self.aside.wait().await;
     }
@@ -163,6 +169,14 @@ impl ModalBackend {
     /// Leases of this run that are not settled, from memory: what may outlive accel when it leaves now.
     pub fn held(&self) -> Vec<Entry> {
         self.settings.journal.held()
+    }
+
+    /// What is known of prices without asking.
+    pub async fn prices(&self) -> Prices {
+        match self.shared().await {
+            Ok(shared) => shared.rates.prices().await,
+            Err(_) => Prices::published(),
+        }
     }
 
     async fn shared(&self) -> Result<&Shared, Failure> {
@@ -183,6 +197,7 @@ impl ModalBackend {
         });
         Ok(Shared {
             link: OnceCell::new(),
+            rates: Rates::new(remembered.clone()),
             ids: Ids::new(remembered),
             ground: Ground {
                 journal: settings.journal.clone(),
@@ -210,9 +225,19 @@ impl ModalBackend {
         let (link, mounted, running) = Box::pin(opening.run()).await.map_err(Trouble::into_failure)?;
         let delta = mounted.delta;
         let started = tokio::time::Instant::now();
-        let keyboard = self.keyboard.clone();
-        let fate = Fate::Runs;
-        Ok(ModalSession { link, request, reporter, running, delta, variables, fate, keyboard, started })
+        let quote = shared.rates.prices().await.quote(&request.spec);
+        Ok(ModalSession {
+            link,
+            request,
+            reporter,
+            running,
+            delta,
+            variables,
+            fate: Fate::Runs,
+            keyboard: self.keyboard.clone(),
+            started,
+            quote,
+        })
     }
 }
 
@@ -296,6 +321,7 @@ impl Opening<'_> {
         let (link, walked) =
             tokio::try_join!(self.shared.reach(self.settings, self.reporter), sources.walk(self.reporter))?;
         self.sweep(link);
+        self.shared.rates.refresh(link, &self.shared.ground.aside).await;
         let (ids, spec) = (&self.shared.ids, &self.request.spec);
         let app_name = &self.settings.target.app;
         let context = MountContext { link, ids, used, reporter: self.reporter, app_name };

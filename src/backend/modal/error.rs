@@ -142,6 +142,17 @@ impl ModalError {
         format!("{what}: {} ({}{attempts})", self.message, self.method)
     }
 
+    /// Whether the server itself refused, as against a fault that may pass.
+    pub fn is_answer(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Permission
+                | ErrorKind::InvalidRequest
+                | ErrorKind::NotFound
+                | ErrorKind::Unimplemented
+        )
+    }
+
     pub fn into_failure(self) -> Failure {
         Failure::new(self.kind.cause(), self.to_string()).help(self.kind.help())
     }

@@ -30,6 +30,7 @@ pub mod method;
 mod outputs;
 pub mod probe;
 pub mod quote;
+mod rates;
 mod refusal;
 mod reporter;
 mod resolve;

@@ -12,8 +12,11 @@ use serde::Deserialize;
 
 use crate::base::money::Dollars;
 use crate::domain::Gpu;
+use crate::event;
 use crate::plan::spec::SandboxSpec;
 
+/// The source of rates that the server told.
+pub const WORKSPACE: &str = "workspace";
 const TABLE: &str = include_str!("prices.toml");
 const SECONDS_PER_HOUR: f64 = 3600.0;
 const MIB_PER_GIB: f64 = 1024.0;
@@ -22,8 +25,9 @@ const MIB_PER_GIB: f64 = 1024.0;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prices {
-    /// When the table was entered (`2026-06`), or `now` for live rates.
+    /// When the table was entered (`2026-06`), or the day on which the workspace's rates were told.
     pub as_of: String,
+    /// The table's address, or [`WORKSPACE`].
     pub source: String,
     pub cpu_core: f64,
     pub memory_gib: f64,
@@ -39,8 +43,9 @@ pub struct Quote {
     pub per_hour: Dollars,
     /// A GPU that is not part of the amount, since its price is not known.
     pub unpriced: Option<Gpu>,
-    /// `2026-06`, `now`.
+    /// As of the prices.
     pub as_of: String,
+    pub source: String,
 }
 
 impl fmt::Display for Quote {
@@ -50,6 +55,13 @@ impl fmt::Display for Quote {
             Some(gpu) => write!(f, " and the {gpu}, whose price is not known"),
             None => Ok(()),
         }
+    }
+}
+
+impl From<Quote> for event::Quote {
+    fn from(quote: Quote) -> Self {
+        let Quote { per_hour, unpriced, as_of, source } = quote;
+        Self { per_hour, unpriced: unpriced.map(|gpu| gpu.to_string()), as_of, source }
     }
 }
 
@@ -69,8 +81,8 @@ impl Prices {
 
     /// With what the workspace pays, as far as the server's words for it are understood: `rates` are amounts in
     /// decimal text by names such as `cpu_core_hour`, which are the server's to choose. `None` when nothing is.
-    pub fn with_rates(&self, rates: &BTreeMap<String, String>) -> Option<Self> {
-        let mut prices = Self { as_of: "now".into(), source: "the workspace's rates".into(), ..self.clone() };
+    pub fn with_rates(&self, rates: &BTreeMap<String, String>, as_of: &str) -> Option<Self> {
+        let mut prices = Self { as_of: as_of.to_owned(), source: WORKSPACE.to_owned(), ..self.clone() };
         let mut understood = false;
         for (name, amount) in rates {
             let Some((resource, per_second)) = rate(name, amount) else { continue };
@@ -97,7 +109,7 @@ impl Prices {
         let factor = if spec.region.is_empty() { 1.0 } else { self.region_factor };
         let per_second = (cores * self.cpu_core + gibibytes * self.memory_gib + gpu) * factor;
         let per_hour = Dollars((per_second * SECONDS_PER_HOUR * 1e6).round() as u64);
-        Quote { per_hour, unpriced, as_of: self.as_of.clone() }
+        Quote { per_hour, unpriced, as_of: self.as_of.clone(), source: self.source.clone() }
     }
 
     /// Of all that are asked for. A name without a size means the smaller one, and any means the cheapest.
@@ -205,17 +217,18 @@ mod tests {
         let published = Prices::published();
         let rates =
             BTreeMap::from([("cpu_core_hour".to_owned(), "3.6".to_owned()), ("odd".into(), "1".into())]);
-        let live = published.with_rates(&rates).unwrap();
+        let live = published.with_rates(&rates, "2026-07-01").unwrap();
         assert_eq!(
             (live.cpu_core, live.memory_gib, live.as_of.as_str()),
-            (0.001, published.memory_gib, "now")
+            (0.001, published.memory_gib, "2026-07-01")
         );
-        assert_eq!(published.with_rates(&BTreeMap::from([("odd".to_owned(), "1".to_owned())])), None);
+        assert_eq!(published.with_rates(&BTreeMap::from([("odd".to_owned(), "1".to_owned())]), ""), None);
     }
 
     #[test]
     fn a_quote_is_a_lower_bound_and_says_so() {
-        let quote = Quote { per_hour: Dollars(590_000), unpriced: None, as_of: "2026-06".into() };
+        let quote =
+            Quote { per_hour: Dollars(590_000), unpriced: None, as_of: "2026-06".into(), source: "x".into() };
         assert_eq!(quote.to_string(), "≥ $0.59/h");
         assert_eq!(quote.of(Duration::from_secs(90)), Dollars(14_750));
         let unpriced = Gpu::parse("B300").ok();

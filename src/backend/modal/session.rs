@@ -7,13 +7,16 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use super::control_plane::ControlPlane;
 use super::exec::{Exec, Start};
 use super::generation;
 use super::launch::{Running, haste};
 use super::link::Link;
+use super::method::client;
 use super::outputs::Outputs;
-use super::quote::Prices;
-use super::reporter::{Reporter, seconds};
+use super::quote::Quote;
+use super::reporter::Reporter;
+use super::retry::RetryPolicy;
 use super::run::{Ended, Run};
 use super::sandbox::Sandbox;
 use super::script::{self, Input};
@@ -27,16 +30,13 @@ use crate::base::exit_code;
 use crate::base::money::Dollars;
 use crate::base::size::Bytes as Size;
 use crate::domain::{Cause, Exit};
-use crate::event::{Level, Step, StepOutcome};
+use crate::event::{Cost, Event, Level, RecordedCost, Step, StepOutcome};
 use crate::plan::spec::CommandSpec;
 use crate::process::{RawTerminal, StandardInput, Supervisor};
 use crate::store::journal::Settlement;
 
 /// How long the server may look for the addresses of ports.
 const TUNNELS: Duration = Duration::from_secs(50);
-
-/// Costs below this are not worth a line.
-const LEAST_SAID: Dollars = Dollars(10_000);
 
 pub(super) struct ModalSession {
     pub(super) link: Link,
@@ -49,6 +49,7 @@ pub(super) struct ModalSession {
     pub(super) keyboard: Keyboard,
     /// When the sandbox was there.
     pub(super) started: Instant,
+    pub(super) quote: Quote,
 }
 
 /// accel's own input and terminal, which one job at a time may have.
@@ -249,21 +250,51 @@ impl Session for ModalSession {
         Box::pin(async move {
             let haste = haste(self.request.cancel.level());
             let sandbox = self.running.sandbox;
-            let ended = match self.fate {
-                Fate::Runs | Fate::Ended => sandbox.end(haste).await,
-                Fate::Terminated => {
-                    sandbox.settle(Settlement::Terminated).await;
-                    Ok(())
+            let lifetime = self.started.elapsed();
+            let recording = recorded(self.link.plane.clone(), &sandbox);
+            let ending = async {
+                match self.fate {
+                    Fate::Runs | Fate::Ended => sandbox.end(haste).await,
+                    Fate::Terminated => {
+                        sandbox.settle(Settlement::Terminated).await;
+                        Ok(())
+                    }
                 }
             };
-            let lived = self.started.elapsed();
-            let cost = Prices::published().quote(&self.request.spec).of(lived);
-            self.reporter.cost(cost, lived).await;
-            if cost >= LEAST_SAID {
-                let text = format!("cost at least {cost} ({} on Modal)", seconds(lived));
-                self.reporter.notice(Level::Info, "cost", text, None).await;
-            }
+            let (ended, recorded) = beside(ending, recording).await;
+            let at_least = self.quote.of(lifetime);
+            let cost = Cost { at_least, lifetime, quote: self.quote.into(), recorded };
+            self.reporter.emitter.emit(Event::JobCost { job: self.reporter.job, cost }).await;
             ended
+        })
+    }
+}
+
+/// Does the work, and hands over what something beside it came to by then.
+async fn beside<T, U>(
+    work: impl Future<Output = T>,
+    aside: impl Future<Output = Option<U>>,
+) -> (T, Option<U>) {
+    tokio::pin!(work, aside);
+    tokio::select! {
+        biased;
+        done = &mut work => (done, None),
+        extra = &mut aside => (work.await, extra),
+    }
+}
+
+/// What Modal has recorded of the sandbox's cost so far. Not asked for twice: usually it is nothing.
+fn recorded(plane: ControlPlane, sandbox: &Sandbox) -> impl Future<Output = Option<RecordedCost>> + use<> {
+    let request = wire::SandboxGetStatsRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
+    let options = sandbox.options.clone();
+    async move {
+        let method = client::SANDBOX_GET_STATS.with_retry(RetryPolicy::NONE);
+        let stats = plane.call_with(method, request, &options).await.ok()?;
+        Some(RecordedCost {
+            cost: Dollars::from_decimal(&stats.cost?)?,
+            by_resource: stats.cost_by_resource.into_iter().collect(),
+            billed_cpu_core_seconds: stats.billed_cpu_core_seconds,
+            billed_memory_gib_seconds: stats.billed_memory_gib_seconds,
         })
     }
 }

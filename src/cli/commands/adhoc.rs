@@ -13,7 +13,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::execution::{self, Recorded, Wishes};
 use crate::cli::project::Project;
-use crate::cli::routing;
+use crate::cli::routing::{self, Quotes};
 use crate::config::model::{Command, ImageRef, Job, JobSettings, Layer, Origin, Valued};
 use crate::domain::Place;
 use crate::engine::{FallbackPolicy, OnFailure};
@@ -129,6 +129,6 @@ fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
     let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
-    let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer));
+    let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     Ok(decide(&plan.jobs[0], 1).place)
 }

@@ -13,7 +13,7 @@ use crate::cli::execution::{self, Recorded, Wishes};
 use crate::cli::not_built;
 use crate::cli::printer::Style;
 use crate::cli::project::Project;
-use crate::cli::routing;
+use crate::cli::routing::{self, Quotes};
 use crate::config::model::{Layer, Origin, Route, Valued};
 use crate::config::variables;
 use crate::domain::Place;
@@ -100,7 +100,7 @@ fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
     let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
-    let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer));
+    let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {
         let name = context.printer.paint(Style::Name, &format!("{:widest$}", job.id.as_str()));

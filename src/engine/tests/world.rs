@@ -235,7 +235,7 @@ fn to(place: Place) -> Decide {
 }
 
 fn decision(place: Place) -> Decision {
-    Decision { place, reason: "test".to_owned(), reasons: vec!["test".to_owned()] }
+    Decision { place, reason: "test".to_owned(), reasons: vec!["test".to_owned()], quote: None }
 }
 
 impl Seen {

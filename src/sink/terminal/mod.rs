@@ -258,6 +258,11 @@ impl Sink for TerminalSink {
             }
             Event::Output { job, stream, data } => self.output(job, *stream, data)?,
             Event::Notice { .. } => self.notice(&stamped.event)?,
+            Event::JobCost { job, cost } => {
+                if let Some(line) = self.words.cost(job, cost) {
+                    self.say(Verbosity::Normal, |_| line)?;
+                }
+            }
             Event::Fallback { .. } => self.say(Verbosity::Quiet, |words| words.fallback(&stamped.event))?,
             Event::Retry { .. } => self.say(Verbosity::Normal, |words| words.retry(&stamped.event))?,
             Event::CancelRaised { level, by } => {
@@ -265,7 +270,7 @@ impl Sink for TerminalSink {
                 self.say(Verbosity::Quiet, |words| words.cancel_raised(level, by))?;
             }
             // The notice about what it cost says it where it matters.
-            Event::CommandFinished { .. } | Event::Cost { .. } => {}
+            Event::CommandFinished { .. } => {}
             Event::JobFinished { .. } => self.job_finished(&stamped.event)?,
             Event::RunFinished { .. } => self.run_finished(&stamped.event)?,
         }

@@ -118,7 +118,7 @@ fn began(names: &[&str]) -> Event {
 
 fn routed(job: &str) -> Event {
     let reasons = vec!["rule 1: no: changed_files is 12, wanted <=3".to_owned(), "default".to_owned()];
-    Event::JobRouted { job: id(job), place: Place::Local, reason: "default".to_owned(), reasons }
+    Event::JobRouted { job: id(job), place: Place::Local, reason: "default".to_owned(), reasons, quote: None }
 }
 
 fn wrote(job: &str, stream: Stream, text: &str) -> Event {

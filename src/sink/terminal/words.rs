@@ -6,11 +6,14 @@ use super::Verbosity;
 use super::neutral::clean;
 use super::style::{BAD, Colors, FAINT, GOOD, STRONG, WARN};
 use crate::base::duration::ShortDuration;
+use crate::base::money::Dollars;
 use crate::domain::{Exit, JobId};
-use crate::event::{Event, Level, StepOutcome, Verdict};
+use crate::event::{Cost, Event, Level, StepOutcome, Verdict};
 
 /// Jobs named in one line; more are counted.
 const NAMED_JOBS: usize = 8;
+/// Costs below this are not worth a line.
+const LEAST_SAID: Dollars = Dollars(10_000);
 
 pub(super) struct Words {
     pub colors: Colors,
@@ -18,7 +21,7 @@ pub(super) struct Words {
 
 impl Words {
     pub(super) fn routed(&self, event: &Event, verbosity: Verbosity) -> String {
-        let Event::JobRouted { job, place, reason, reasons } = event else { return String::new() };
+        let Event::JobRouted { job, place, reason, reasons, .. } = event else { return String::new() };
         let name = self.colors.paint(STRONG, job.as_str());
         let mut line = format!("{name} → {place}: {}", clean(reason));
         if verbosity == Verbosity::Verbose {
@@ -61,6 +64,22 @@ impl Words {
         };
         let job = job.as_ref().map(|job| format!("{job}: ")).unwrap_or_default();
         format!("{label}: {job}{}{}", clean(text), self.help(help.as_deref()))
+    }
+
+    /// `None` where it is not worth a line.
+    pub(super) fn cost(&self, job: &JobId, cost: &Cost) -> Option<String> {
+        let label = self.colors.paint(STRONG, "note");
+        let time = ShortDuration(cost.lifetime);
+        match &cost.recorded {
+            Some(recorded) if recorded.cost >= LEAST_SAID => Some(format!(
+                "{label}: {job}: cost {} by Modal's records so far ({time} there)",
+                recorded.cost
+            )),
+            _ if cost.at_least >= LEAST_SAID => {
+                Some(format!("{label}: {job}: cost at least {} ({time} on Modal)", cost.at_least))
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn fallback(&self, event: &Event) -> String {
