@@ -117,12 +117,12 @@ impl ModalBackend {
 
     /// Builds an image ahead of the jobs that use it and returns its id; the log is told under the name `job`.
     pub async fn build_image(&self, build: ImageBuild<'_>) -> Result<String, Failure> {
-        self.with_image(&build, async |image| image.id(build.image).await).await
+        self.with_image(&build, async |image| Box::pin(image.id(build.image)).await).await
     }
 
     /// What is known of an image; nothing is built.
     pub async fn image_standing(&self, build: ImageBuild<'_>) -> Result<ImageStanding, Failure> {
-        self.with_image(&build, async |image| image.standing(build.image).await).await
+        self.with_image(&build, async |image| Box::pin(image.standing(build.image)).await).await
     }
 
     async fn with_image<T>(
