@@ -83,7 +83,7 @@ fn with_shell(shell: &str) -> Option<World> {
     let world = world().command("accel", accel).file("only-a-file", "");
     let here = world.program("sh").args(["-c", &format!("command -v {shell}")]).run().status.success();
     if !here {
-        println!("skipped: there is no {shell} here");
+        eprintln!("skipped: there is no {shell} here");
     }
     here.then_some(world)
 }
