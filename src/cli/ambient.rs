@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::CommandError;
 use crate::diag::ColorChoice;
-use crate::net::{NetworkSettings, SystemRoots};
+use crate::net::{KeepAlive, NetworkSettings, SystemRoots};
 use crate::store::Directories;
 
 /// Columns assumed where there is no terminal to ask.
@@ -114,6 +114,7 @@ impl Ambient {
             http_proxy: text("HTTP_PROXY"),
             all_proxy: text("ALL_PROXY"),
             no_proxy: text("NO_PROXY"),
+            keep_alive: KeepAlive::default(),
         }
     }
 

@@ -65,6 +65,7 @@ impl Held {
         let on_notice = Arc::new(move |notice| match notice {
             Notice::Warning(text) => printer.warning(&text),
             Notice::Throttled { message, .. } => printer.warning(&message),
+            Notice::Slept(_) => {}
         });
         let machine = account::machine();
         let connecting =

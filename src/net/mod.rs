@@ -29,6 +29,21 @@ pub struct NetworkSettings {
     pub http_proxy: Option<String>,
     pub all_proxy: Option<String>,
     pub no_proxy: Option<String>,
+    pub keep_alive: KeepAlive,
+}
+
+/// How soon a connection that went silent is given up: asked this often, and answered within so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlive {
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+impl Default for KeepAlive {
+    /// Half a minute together: nobody looks longer at output that has stopped.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(20), timeout: Duration::from_secs(10) }
+    }
 }
 
 /// Whether the system's own root certificates are trusted too.
@@ -70,6 +85,7 @@ impl NetworkSettings {
             http_proxy: text("http_proxy", "HTTP_PROXY"),
             all_proxy: text("all_proxy", "ALL_PROXY"),
             no_proxy: text("no_proxy", "NO_PROXY"),
+            keep_alive: KeepAlive::default(),
         }
     }
 

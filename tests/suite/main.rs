@@ -32,6 +32,8 @@ mod terminal;
 #[path = "../support/fake_modal/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "a library for every topic; each uses its part")]
 mod fake_modal;
+#[path = "../support/modal_project.rs"]
+mod modal_project;
 #[path = "../support/official_sdk.rs"]
 mod official_sdk;
 #[path = "../support/python.rs"]
@@ -42,6 +44,7 @@ mod modal_cli;
 mod modal_examples;
 mod modal_faults;
 mod modal_images;
+mod modal_outages;
 mod modal_parity;
 mod modal_run;
 mod modal_sdk;

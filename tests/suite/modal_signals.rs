@@ -4,13 +4,13 @@
 //! `ACCEL_SIGNAL_SEEDS` sets how many random points are tried, `ACCEL_SIGNAL_SEED` tries a single one.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use accel::store::journal::Entry;
 use accel::store::{Database, Directories, Journal};
 
 use crate::fake_modal::{FakeModal, Fault};
+use crate::modal_project::{Random, each_seed};
 use crate::world::{Finished, Signal, World};
 
 const CONFIG: &str = "version = 1
@@ -41,28 +41,6 @@ const GAP_MS: usize = 25;
 const LATENCY: Duration = Duration::from_millis(15);
 /// A creation that is under way for longer than accel waits.
 const SLOW_CREATION: Duration = Duration::from_millis(600);
-
-/// A small generator, so that a seed means the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        random.below(2);
-        random
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % limit
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 fn world(modal: &FakeModal) -> World {
     let mut world = World::new().file("accel.toml", CONFIG).file("data", "text\n");
@@ -128,20 +106,5 @@ fn interrupt(seed: u64) {
 
 #[test]
 fn three_signals_at_any_point_leave_nothing_that_is_not_told_and_ended() {
-    let single = number("ACCEL_SIGNAL_SEED");
-    let seeds = single.map_or(1..number("ACCEL_SIGNAL_SEEDS").unwrap_or(SEEDS) + 1, |seed| seed..seed + 1);
-    let next = AtomicU64::new(seeds.start);
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    interrupt(seed);
-                }
-            });
-        }
-    });
+    each_seed("ACCEL_SIGNAL_SEEDS", "ACCEL_SIGNAL_SEED", SEEDS, AT_ONCE, interrupt);
 }

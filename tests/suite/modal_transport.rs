@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use accel::backend::BoxFuture;
 use accel::backend::modal::clock::Clock;
@@ -28,12 +28,12 @@ use tonic::Code;
 use crate::fake_modal::{Call, FakeModal, Fault, jwt};
 
 /// Sleeps take no time but are noted, and move the clock.
-struct TestClock(Mutex<(Duration, Vec<Duration>)>);
+struct TestClock(Mutex<(Duration, Vec<Duration>)>, Instant, Duration);
 
 impl TestClock {
     fn new() -> Arc<Self> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Arc::new(Self(Mutex::new((now, Vec::new()))))
+        Arc::new(Self(Mutex::new((now, Vec::new())), Instant::now(), now))
     }
 
     fn slept(&self) -> Vec<u128> {
@@ -48,6 +48,10 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Duration {
         self.0.lock().unwrap().0
+    }
+
+    fn awake(&self) -> Instant {
+        self.1 + self.now().saturating_sub(self.2)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {

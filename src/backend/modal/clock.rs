@@ -1,12 +1,15 @@
 //! Time, sleep and chance as an argument, so that waiting can be tested without waiting.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::backend::BoxFuture;
 
 pub trait Clock: Send + Sync {
     /// Since the Unix epoch.
     fn now(&self) -> Duration;
+
+    /// Only forward, and not while the machine sleeps: for what is waited for here.
+    fn awake(&self) -> Instant;
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()>;
 
@@ -21,6 +24,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn awake(&self) -> Instant {
+        Instant::now()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {

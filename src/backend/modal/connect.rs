@@ -19,10 +19,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::clock::Clock;
-use crate::net::{NetworkError, NetworkSettings, describe};
+use super::connection::Connection;
+use crate::net::{KeepAlive, NetworkError, NetworkSettings, describe};
 
 /// Head start of an address over the next.
 pub const STAGGER: Duration = Duration::from_secs(3);
@@ -30,8 +31,6 @@ pub const STAGGER: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Flow-control window of a connection and of each stream.
 const WINDOW: u32 = 64 * 1024 * 1024;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often and how long connecting is tried.
 #[derive(Debug, Clone, Copy)]
@@ -68,14 +67,6 @@ pub enum ConnectError {
     Failed { address: String, reason: String },
 }
 
-/// A channel and the host that it leads to.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    pub channel: Channel,
-    /// Without port, for the header `x-modal-host`; empty for a socket file.
-    pub host: String,
-}
-
 /// Whether calls go through the proxies of [`NetworkSettings`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proxies {
@@ -88,6 +79,7 @@ pub enum Proxies {
 pub struct Connector {
     tls: TlsConnector,
     proxies: Arc<Matcher>,
+    keep_alive: KeepAlive,
 }
 
 impl Connector {
@@ -103,7 +95,11 @@ impl Connector {
                 .all(text(&network.all_proxy))
                 .no(text(&network.no_proxy)),
         };
-        Ok(Self { tls: TlsConnector::from(Arc::new(tls)), proxies: Arc::new(matcher.build()) })
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(tls)),
+            proxies: Arc::new(matcher.build()),
+            keep_alive: network.keep_alive,
+        })
     }
 
     /// Connects to the first address of a comma-separated list that answers.
@@ -114,8 +110,8 @@ impl Connector {
         clock: &Arc<dyn Clock>,
     ) -> Result<Connection, ConnectError> {
         let endpoints =
-            addresses.split(',').map(|address| endpoint(address.trim())).collect::<Result<Vec<_>, _>>()?;
-        let started = clock.now();
+            addresses.split(',').map(|address| self.target(address.trim())).collect::<Result<Vec<_>, _>>()?;
+        let started = clock.awake();
         let mut delay = budget.first_delay;
         let mut attempt = 1;
         loop {
@@ -123,7 +119,7 @@ impl Connector {
                 Ok(connection) => return Ok(connection),
                 Err(error) => error,
             };
-            if attempt >= budget.attempts || clock.now() + delay >= started + budget.total {
+            if attempt >= budget.attempts || clock.awake() + delay >= started + budget.total {
                 return Err(error);
             }
             clock.sleep(delay).await;
@@ -140,7 +136,7 @@ impl Connector {
         loop {
             if attempts.is_empty() || first_error_is_new(&mut first_error) {
                 if let Some(target) = waiting.next() {
-                    attempts.spawn(self.clone().open(target.clone()));
+                    attempts.spawn(self.clone().open(target.clone(), Arc::clone(clock)));
                 } else if attempts.is_empty() {
                     break;
                 }
@@ -159,7 +155,7 @@ impl Connector {
                 },
                 () = head_start => {
                     if let Some(target) = waiting.next() {
-                        attempts.spawn(self.clone().open(target.clone()));
+                        attempts.spawn(self.clone().open(target.clone(), Arc::clone(clock)));
                     }
                 }
             }
@@ -167,11 +163,39 @@ impl Connector {
         Err(first_error.map_or_else(|| ConnectError::Address(String::new()), |(error, _)| error))
     }
 
-    async fn open(self, target: Target) -> Result<Connection, ConnectError> {
-        let channel = target.endpoint.connect_with_connector(self).await.map_err(|error| {
-            ConnectError::Failed { address: target.address.clone(), reason: describe(&error) }
-        })?;
-        Ok(Connection { channel, host: target.host })
+    fn target(&self, address: &str) -> Result<Target, ConnectError> {
+        let refuse = || ConnectError::Address(address.to_owned());
+        let uri = match address.strip_prefix("unix://") {
+            Some(path) => socket_uri(path).ok_or_else(refuse)?,
+            None => address.parse::<Uri>().map_err(|_| refuse())?,
+        };
+        if !matches!(uri.scheme_str(), Some("https" | "http" | "unix")) {
+            return Err(refuse());
+        }
+        let is_socket = uri.scheme_str() == Some("unix");
+        let host = if is_socket { String::new() } else { uri.host().unwrap_or_default().to_owned() };
+        let mut endpoint = Endpoint::from(uri);
+        if is_socket {
+            // What requests name as their authority: a path cannot be one.
+            endpoint = endpoint.origin(Uri::from_static("http://localhost"));
+        }
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
+            .http2_keep_alive_interval(self.keep_alive.interval)
+            .keep_alive_timeout(self.keep_alive.timeout)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        Ok(Target { address: address.to_owned(), host, endpoint })
+    }
+
+    async fn open(self, target: Target, clock: Arc<dyn Clock>) -> Result<Connection, ConnectError> {
+        let Target { address, host, endpoint } = target;
+        let opened = endpoint.connect_with_connector(self.clone()).await;
+        let channel = opened.map_err(|error| ConnectError::Failed { address, reason: describe(&error) })?;
+        let reopen = Arc::new(move || endpoint.connect_with_connector_lazy(self.clone()));
+        Ok(Connection::new(channel, host, reopen, clock))
     }
 
     async fn stream(self, uri: Uri) -> Result<Stream, BoxError> {
@@ -277,33 +301,6 @@ struct Target {
     address: String,
     host: String,
     endpoint: Endpoint,
-}
-
-fn endpoint(address: &str) -> Result<Target, ConnectError> {
-    let refuse = || ConnectError::Address(address.to_owned());
-    let uri = match address.strip_prefix("unix://") {
-        Some(path) => socket_uri(path).ok_or_else(refuse)?,
-        None => address.parse::<Uri>().map_err(|_| refuse())?,
-    };
-    if !matches!(uri.scheme_str(), Some("https" | "http" | "unix")) {
-        return Err(refuse());
-    }
-    let is_socket = uri.scheme_str() == Some("unix");
-    let host = if is_socket { String::new() } else { uri.host().unwrap_or_default().to_owned() };
-    let mut endpoint = Endpoint::from(uri);
-    if is_socket {
-        // What requests name as their authority: a path cannot be one.
-        endpoint = endpoint.origin(Uri::from_static("http://localhost"));
-    }
-    let endpoint = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_connection_window_size(WINDOW)
-        .initial_stream_window_size(WINDOW)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    Ok(Target { address: address.to_owned(), host, endpoint })
 }
 
 /// A socket's path as the host part of an address, in hexadecimal: paths are not otherwise allowed there.

@@ -12,12 +12,13 @@ use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::auth_token::AuthTokens;
 use super::clock::Clock;
-use super::connect::{ConnectBudget, Connection, Connector};
+use super::connect::{ConnectBudget, Connector};
+use super::connection::{Answers, Connection};
 use super::error::{ErrorKind, ModalError, caused_by};
 use super::identity::{self, Machine};
 use super::method::{self, Method, Token};
@@ -38,6 +39,8 @@ pub enum Notice {
     Warning(String),
     /// The server slows us down.
     Throttled { method: &'static str, message: String, wait: Duration },
+    /// This machine slept for so long; connections are made anew.
+    Slept(Duration),
 }
 
 pub type OnNotice = Arc<dyn Fn(Notice) + Send + Sync>;
@@ -145,24 +148,21 @@ impl ControlPlane {
     }
 
     /// A stream of answers. Streams are not repeated here: who reads one knows where to resume.
-    pub async fn stream<Q, A>(&self, method: Method<Q, A>, request: Q) -> Result<Streaming<A>, ModalError>
+    pub async fn stream<Q, A>(&self, method: Method<Q, A>, request: Q) -> Result<Answers<A>, ModalError>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
         let headers = self.call_headers(method.name, method.token, &CallOptions::default()).await?;
         let request = with_headers(request, headers);
-        let opened = async {
-            let mut grpc = client(&self.0.connection.channel).await?;
-            grpc.server_streaming(request, path(method.path), codec::<Q, A>()).await
+        let open = async |channel| {
+            let answer =
+                client(&channel).await?.server_streaming(request, path(method.path), codec::<Q, A>()).await?;
+            self.show_warnings(answer.metadata());
+            Ok(answer.into_inner())
         };
-        match opened.await {
-            Ok(response) => {
-                self.show_warnings(response.metadata());
-                Ok(response.into_inner())
-            }
-            Err(status) => Err(self.failed(method.name, &status, 1)),
-        }
+        let opened = self.0.connection.stream(open).await;
+        opened.map_err(|status| self.failed(method.name, &status, 1))
     }
 
     /// The error of a status that came out of a stream; its warnings are shown.
@@ -209,7 +209,12 @@ impl ControlPlane {
             }
             let request = with_headers(request.clone(), attempt_headers);
             let timeout = attempts.timeout(clock.now());
-            let status = match unary(&self.0.connection.channel, method, request, timeout).await {
+            let attempt = async |channel| unary(&channel, method, request, timeout).await;
+            let answer = self.0.connection.call(attempt).await;
+            if let Some(slept) = self.0.connection.take_sleep() {
+                (self.0.on_notice)(Notice::Slept(slept));
+            }
+            let status = match answer {
                 Ok(response) => {
                     self.show_warnings(response.metadata());
                     return Ok(response.into_inner());

@@ -5,7 +5,7 @@
 //! still lives is asked elsewhere, so a broken connection is waited out here for as long as [`LOST_AFTER`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tonic::Code;
@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::error::{ErrorKind, ModalError};
 use super::method::task;
 use super::retry::RetryPolicy;
-use super::router::Router;
+use super::router::{Outage, Router};
 use super::wire::client::SecretSource;
 use super::wire::task_command_router as wire;
 use crate::domain::{Exit, Stream};
@@ -26,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A worker that cannot be reached for this long is given up.
 const LOST_AFTER: Duration = Duration::from_secs(5 * 60);
+/// A connection that stood for this long was a good one: faults after it are new ones.
+const STEADY: Duration = Duration::from_secs(1);
 /// Bytes of one write to stdin.
 const WRITE: usize = 1 << 20;
 
@@ -90,6 +92,8 @@ impl Exec {
             let error = match self.router.stream(method, request).await {
                 Err(error) => error,
                 Ok(mut chunks) => loop {
+                    patience.connected();
+                    self.router.note(Outage::None);
                     match chunks.message().await {
                         Ok(Some(chunk)) => {
                             offset += chunk.data.len() as u64;
@@ -108,6 +112,7 @@ impl Exec {
                     }
                 },
             };
+            self.router.note(Outage::Lost);
             patience.after(error).await?;
         }
     }
@@ -171,12 +176,14 @@ fn of_stream(status: &tonic::Status) -> ModalError {
 struct Patience<'a> {
     clock: &'a Arc<dyn Clock>,
     pause: Duration,
-    since: Option<Duration>,
+    since: Option<Instant>,
+    /// Since when the connection stands.
+    connected: Option<Instant>,
 }
 
 impl<'a> Patience<'a> {
     fn new(clock: &'a Arc<dyn Clock>) -> Self {
-        Self { clock, pause: FIRST_PAUSE, since: None }
+        Self { clock, pause: FIRST_PAUSE, since: None, connected: None }
     }
 
     fn reset(&mut self) {
@@ -184,17 +191,25 @@ impl<'a> Patience<'a> {
         self.since = None;
     }
 
+    /// There is a connection, though it says nothing yet: a command may be silent for hours.
+    fn connected(&mut self) {
+        self.connected.get_or_insert_with(|| self.clock.awake());
+    }
+
     /// Waits, or gives the error back when waiting cannot help.
     async fn after(&mut self, error: ModalError) -> Result<(), ModalError> {
+        let now = self.clock.awake();
+        if self.connected.take().is_some_and(|since| now.duration_since(since) >= STEADY) {
+            self.reset();
+        }
         let passing = match error.kind {
             ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::DeadlineExceeded => true,
             // Renewed just before; a token that is refused again and again is refused for good.
             ErrorKind::Auth => self.pause < LONGEST_PAUSE,
             _ => false,
         };
-        let now = self.clock.now();
         let since = *self.since.get_or_insert(now);
-        if !passing || now.saturating_sub(since) >= LOST_AFTER {
+        if !passing || now.duration_since(since) >= LOST_AFTER {
             return Err(error);
         }
         self.clock.sleep(self.pause).await;
@@ -209,4 +224,73 @@ pub(super) fn may_be_death(error: &ModalError) -> bool {
         error.kind,
         ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Unreachable | ErrorKind::Service
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::backend::BoxFuture;
+
+    /// Time that passes when it is told to, and with every sleep.
+    struct Told(Instant, Mutex<Duration>);
+
+    impl Told {
+        fn pass(&self, duration: Duration) {
+            *self.1.lock().expect("no test panics with it") += duration;
+        }
+
+        fn passed(&self) -> Duration {
+            *self.1.lock().expect("no test panics with it")
+        }
+    }
+
+    impl Clock for Told {
+        fn now(&self) -> Duration {
+            self.passed()
+        }
+
+        fn awake(&self) -> Instant {
+            self.0 + self.passed()
+        }
+
+        fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+            self.pass(duration);
+            Box::pin(std::future::ready(()))
+        }
+
+        fn fraction(&self) -> f64 {
+            0.5
+        }
+    }
+
+    fn broken() -> ModalError {
+        ModalError::new(ErrorKind::Unreachable, "TaskExecStdioRead", "broken")
+    }
+
+    #[tokio::test]
+    async fn cuts_that_are_long_apart_do_not_add_up() {
+        let told = Arc::new(Told(Instant::now(), Mutex::default()));
+        let clock: Arc<dyn Clock> = Arc::clone(&told) as _;
+        let mut patience = Patience::new(&clock);
+        for _ in 0..10 {
+            patience.after(broken()).await.expect("a first fault is waited out");
+            patience.connected();
+            // The command says nothing meanwhile.
+            told.pass(LOST_AFTER);
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_break_at_once_are_given_up_in_the_end() {
+        let told = Arc::new(Told(Instant::now(), Mutex::default()));
+        let clock: Arc<dyn Clock> = Arc::clone(&told) as _;
+        let mut patience = Patience::new(&clock);
+        while patience.after(broken()).await.is_ok() {
+            patience.connected();
+            assert!(told.passed() <= LOST_AFTER + LONGEST_PAUSE, "waited for ever");
+        }
+        assert!(told.passed() >= LOST_AFTER);
+    }
 }

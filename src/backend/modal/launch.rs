@@ -321,7 +321,7 @@ impl Launch<'_> {
             SandboxKind::V2 => client::SANDBOX_GET_TASK_ID_V2,
         };
         let (clock, mut shown) = (self.link.clock(), None);
-        let started = clock.now();
+        let started = clock.awake();
         loop {
             let request =
                 wire::SandboxGetTaskIdRequest { sandbox_id: sandbox.id.clone(), ..Default::default() };
@@ -335,7 +335,7 @@ impl Launch<'_> {
             if let Some(result) = answer.task_result {
                 return Err(Death::Result(result).into_failure().into());
             }
-            let waited = clock.now().saturating_sub(started);
+            let waited = clock.awake().duration_since(started);
             if waited >= limit {
                 return Ok(None);
             }

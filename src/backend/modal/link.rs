@@ -17,6 +17,7 @@ use super::settings::{Settings, SettingsError};
 use super::token_file::TokenFile;
 use super::trouble::Trouble;
 use crate::backend::Failure;
+use crate::base::duration::ShortDuration;
 use crate::domain::Cause;
 use crate::event::{Level, Step};
 use crate::net::{NetworkError, NetworkSettings};
@@ -184,6 +185,10 @@ impl Board {
             Notice::Throttled { method, message, wait } => {
                 let text = format!("Modal asks to wait {} ({method}: {message})", seconds(wait));
                 reporter.log(Step::Queue, text).await;
+            }
+            Notice::Slept(slept) => {
+                let text = format!("this machine slept for {}; connecting anew", ShortDuration(slept));
+                reporter.notice(Level::Info, "slept", text, None).await;
             }
         }
     }

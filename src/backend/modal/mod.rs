@@ -13,6 +13,7 @@ mod blob;
 mod build;
 pub mod clock;
 pub mod connect;
+pub mod connection;
 pub mod control_plane;
 mod death;
 mod definition;

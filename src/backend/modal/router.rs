@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
+use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::auth_token::expiry;
 use super::clock::Clock;
-use super::connect::{ConnectBudget, Connection, Connector};
+use super::connect::{ConnectBudget, Connector};
+use super::connection::{Answers, Connection};
 use super::control_plane::{client, codec, insert, path, unary, with_headers};
 use super::error::{ErrorKind, ModalError};
 use super::method::Method;
@@ -39,6 +41,7 @@ pub struct Router(Arc<Shared>);
 
 struct Shared {
     connection: Connection,
+    outage: watch::Sender<Outage>,
     jwt: Mutex<Secret>,
     renewing: tokio::sync::Mutex<()>,
     renew: Renew,
@@ -61,6 +64,7 @@ impl Router {
             .map_err(|error| ModalError::new(ErrorKind::Unreachable, "router", error.to_string()))?;
         Ok(Self(Arc::new(Shared {
             connection,
+            outage: watch::Sender::new(Outage::None),
             jwt: Mutex::new(access.jwt),
             renewing: tokio::sync::Mutex::default(),
             renew,
@@ -78,15 +82,15 @@ impl Router {
         self.repeat(method.name, self.attempts(method), |attempt: Attempt| {
             let request = with_headers(request.clone(), attempt.headers);
             async move {
-                let answer = unary(&self.0.connection.channel, method, request, attempt.timeout).await?;
-                Ok(answer.into_inner())
+                let call = async |channel| unary(&channel, method, request, attempt.timeout).await;
+                Ok(self.0.connection.call(call).await?.into_inner())
             }
         })
         .await
     }
 
     /// A stream of answers. Opening is repeated; who reads knows where to resume.
-    pub async fn stream<Q, A>(&self, method: Method<Q, A>, request: Q) -> Result<Streaming<A>, ModalError>
+    pub async fn stream<Q, A>(&self, method: Method<Q, A>, request: Q) -> Result<Answers<A>, ModalError>
     where
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
@@ -94,9 +98,12 @@ impl Router {
         self.repeat(method.name, self.attempts(method), |attempt: Attempt| {
             let request = with_headers(request.clone(), attempt.headers);
             async move {
-                let mut grpc = client(&self.0.connection.channel).await?;
-                let answer = grpc.server_streaming(request, path(method.path), codec::<Q, A>()).await?;
-                Ok(answer.into_inner())
+                let open = async |channel| {
+                    let mut grpc = client(&channel).await?;
+                    let answer = grpc.server_streaming(request, path(method.path), codec::<Q, A>()).await?;
+                    Ok(answer.into_inner())
+                };
+                self.0.connection.stream(open).await
             }
         })
         .await
@@ -142,6 +149,15 @@ impl Router {
         }
     }
 
+    /// Readers of streams say here whether the router answers.
+    pub(super) fn note(&self, outage: Outage) {
+        self.0.outage.send_if_modified(|known| std::mem::replace(known, outage) != outage);
+    }
+
+    pub(super) fn outage(&self) -> watch::Receiver<Outage> {
+        self.0.outage.subscribe()
+    }
+
     fn jwt(&self) -> Secret {
         self.0.jwt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -158,6 +174,13 @@ impl Router {
         *self.0.jwt.lock().unwrap_or_else(PoisonError::into_inner) = access.jwt;
         Ok(())
     }
+}
+
+/// Whether the sandbox cannot be reached at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outage {
+    None,
+    Lost,
 }
 
 /// What one attempt is made with.

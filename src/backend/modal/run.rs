@@ -7,16 +7,17 @@
 //! | the sandbox's end | a failure with its reason, unless an exit code was known or follows at once |
 //! | a fault that does not pass | a failure, with the sandbox's end as its reason if there was one |
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::error::ModalError;
 use super::exec::{Exec, OUTPUT_PIECES, may_be_death};
 use super::reporter::Reporter;
-use super::router::Router;
+use super::router::{Outage, Router};
 use super::sandbox::{Death, Haste, Sandbox};
 use super::script;
 use crate::backend::{BoxFuture, Cancel, CancelLevel, Failure};
@@ -30,6 +31,8 @@ const LEAK_CAP: Duration = Duration::from_secs(10);
 /// How long the other side of a coincidence is waited for: the exit code of a command in a dead sandbox, the
 /// reason of a connection that broke.
 const SETTLING: Duration = Duration::from_secs(4);
+/// An interruption that lasts for longer is shown.
+const SHOWN_OUTAGE: Duration = Duration::from_secs(2);
 const SIGKILL: i32 = 9;
 /// What a wrapper says about itself is at the end of what was written.
 const TAIL: usize = 1024;
@@ -74,7 +77,8 @@ impl Run<'_> {
         let stderr = exec.read(Stream::Stderr, sender);
         let reading = async { tokio::try_join!(stdout, stderr).map(drop) };
         let (waiting, writing, dying) = (exec.wait(), exec.write_stdin(stdin), self.sandbox.death());
-        tokio::pin!(reading, waiting, writing, dying);
+        let outages = tell_outages(self.reporter, self.router.outage());
+        tokio::pin!(reading, waiting, writing, dying, outages);
         let (mut read, mut written) = (false, false);
         let mut cancel = self.cancel.clone();
         let mut seen = CancelLevel::Drain;
@@ -110,6 +114,7 @@ impl Run<'_> {
                 }
                 death = &mut dying, if known.death.is_none() => known.note_death(death),
                 () = pending(stop.as_mut()), if stop.is_some() => stop = None,
+                never = &mut outages => match never {},
                 () = reached(known.give_up) => break,
             }
         }
@@ -222,6 +227,28 @@ impl Known {
         self.tail.extend_from_slice(&data[data.len().saturating_sub(TAIL)..]);
         let excess = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..excess);
+    }
+}
+
+/// Says when the sandbox has not been reached for a while, and when it is again. Short interruptions are nobody's
+/// concern.
+async fn tell_outages(reporter: &Reporter, mut outage: watch::Receiver<Outage>) -> Infallible {
+    loop {
+        wait_for(&mut outage, Outage::Lost).await;
+        if tokio::time::timeout(SHOWN_OUTAGE, wait_for(&mut outage, Outage::None)).await.is_ok() {
+            continue;
+        }
+        reporter.notice(Level::Warning, "connection-lost", "connection lost, reconnecting", None).await;
+        wait_for(&mut outage, Outage::None).await;
+        let text = "connected again; the output goes on where it stopped";
+        reporter.notice(Level::Info, "connection-back", text, None).await;
+    }
+}
+
+async fn wait_for(outage: &mut watch::Receiver<Outage>, wanted: Outage) {
+    if outage.wait_for(|outage| *outage == wanted).await.is_err() {
+        // The router is gone, and with it the run.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -19,9 +19,18 @@ enum Weather {
     Silent,
 }
 
-/// Weather, and how often all connections were cut.
+/// What happens to connections.
+#[derive(Debug, Clone, Copy)]
+struct Fate {
+    weather: Weather,
+    /// How often all connections were cut.
+    cuts: u32,
+    /// How often they were left open and silent for ever.
+    strandings: u32,
+}
+
 #[derive(Clone)]
-pub struct Link(Arc<watch::Sender<(Weather, u32)>>);
+pub struct Link(Arc<watch::Sender<Fate>>);
 
 impl Link {
     /// A listener for a service, behind a public address that forwards to it.
@@ -30,7 +39,7 @@ impl Link {
         let target = inner.local_addr().unwrap();
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = public.local_addr().unwrap();
-        let (sender, receiver) = watch::channel((Weather::Fine, 0));
+        let (sender, receiver) = watch::channel(Fate { weather: Weather::Fine, cuts: 0, strandings: 0 });
         tokio::spawn(async move {
             while let Ok((client, _)) = public.accept().await {
                 tokio::spawn(forward(client, target, receiver.clone()));
@@ -40,32 +49,38 @@ impl Link {
     }
 
     pub fn cut(&self) {
-        self.0.send_modify(|(_, cuts)| *cuts += 1);
+        self.0.send_modify(|fate| fate.cuts += 1);
     }
 
     pub fn partition(&self) {
-        self.0.send_modify(|(weather, _)| *weather = Weather::Silent);
+        self.0.send_modify(|fate| fate.weather = Weather::Silent);
     }
 
     pub fn heal(&self) {
-        self.0.send_modify(|(weather, _)| *weather = Weather::Fine);
+        self.0.send_modify(|fate| fate.weather = Weather::Fine);
+    }
+
+    /// Connections that stand now stay open, and nothing passes any more; new ones work.
+    pub fn strand(&self) {
+        self.0.send_modify(|fate| fate.strandings += 1);
     }
 }
 
-async fn forward(mut client: TcpStream, target: SocketAddr, mut weather: watch::Receiver<(Weather, u32)>) {
-    let cuts = weather.borrow_and_update().1;
+async fn forward(mut client: TcpStream, target: SocketAddr, mut fate: watch::Receiver<Fate>) {
+    let first = *fate.borrow_and_update();
     let Ok(mut server) = TcpStream::connect(target).await else { return };
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
     let copying = tokio::io::copy_bidirectional(&mut client, &mut server);
     tokio::pin!(copying);
     loop {
-        let (now, cuts_now) = *weather.borrow_and_update();
-        if cuts_now != cuts {
+        let now = *fate.borrow_and_update();
+        if now.cuts != first.cuts {
             return;
         }
+        let passes = now.weather == Weather::Fine && now.strandings == first.strandings;
         tokio::select! {
-            _ = &mut copying, if now == Weather::Fine => return,
-            changed = weather.changed() => if changed.is_err() { return },
+            _ = &mut copying, if passes => return,
+            changed = fate.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -197,6 +197,13 @@ impl FakeModal {
         }
     }
 
+    /// The same for the calls of one method.
+    pub fn wait_for_calls_of(&self, method: &str, count: usize, over: impl Fn() -> bool) {
+        while self.calls_of(method).len() < count && !over() {
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Waits until no create call is under way that may still make a sandbox.
     pub fn wait_for_creations(&self) {
         while self.state().creating > 0 {
@@ -276,6 +283,12 @@ impl FakeModal {
     pub fn cut_connections(&self) {
         self.control_plane_link.cut();
         self.router_link.cut();
+    }
+
+    /// Connections that stand now stay open and nothing passes any more; new ones work. As after a sleep.
+    pub fn strand_connections(&self) {
+        self.control_plane_link.strand();
+        self.router_link.strand();
     }
 
     /// Connections stay open and nothing passes, in either direction, until [`heal`](Self::heal).
