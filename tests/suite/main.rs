@@ -47,6 +47,7 @@ mod modal_faults;
 mod modal_images;
 mod modal_outages;
 mod modal_parity;
+mod modal_promises;
 mod modal_refusals;
 mod modal_run;
 mod modal_sdk;

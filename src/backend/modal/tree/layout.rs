@@ -3,7 +3,7 @@
 //! A mount holds files with their permission bits. Empty folders, symlinks and the modes of folders are left to
 //! `finish.sh`, which runs in the copy of the tree. The script is part of the mount, so equal trees are equal mounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::backend::modal::script::MOUNT;
@@ -31,11 +31,27 @@ pub(super) fn finish_script(manifest: &Manifest) -> String {
     for folder in manifest.empty_folders() {
         script.command("mkdir -p", folder);
     }
+    for folder in folders_of_links_alone(manifest) {
+        script.command("mkdir -p", folder);
+    }
     for (path, target) in manifest.symlinks() {
         script.link(path, target);
     }
     script.modes(manifest.entries().iter());
     script.text
+}
+
+/// Folders with a symlink and no file directly in them: the mount need not have them.
+fn folders_of_links_alone(manifest: &Manifest) -> BTreeSet<&str> {
+    let folder = |path: &'_ str| path.rfind('/').map(|at| 0..at);
+    let mut found: BTreeSet<&str> =
+        manifest.symlinks().filter_map(|(path, _)| folder(path).map(|range| &path[range])).collect();
+    for entry in manifest.entries() {
+        if let (Contents::File { .. }, Some(range)) = (&entry.contents, folder(&entry.path)) {
+            found.remove(&entry.path[range]);
+        }
+    }
+    found
 }
 
 /// Lines of shell; every path starts with `./`, so that none is taken for an option.
@@ -113,10 +129,16 @@ mod tests {
             entry("locked", Contents::Directory { mode: 0o555 }),
             entry("locked/in", Contents::Directory { mode: 0o555 }),
             entry("link", Contents::Symlink { target: "-x".into() }),
+            entry("links/alone", Contents::Symlink { target: "../-x".into() }),
+            entry("with/file", file(0o644)),
+            entry("with/link", Contents::Symlink { target: "file".into() }),
         ]);
         insta::assert_snapshot!(finish_script(&manifest), @r"
         mkdir -p ./locked/in || return 1
+        mkdir -p ./links || return 1
         rm -rf ./link && ln -s -- -x ./link || return 1
+        rm -rf ./links/alone && ln -s -- ../-x ./links/alone || return 1
+        rm -rf ./with/link && ln -s -- file ./with/link || return 1
         chmod 0755 ./-x './run me' || return 1
         chmod 0555 ./locked/in ./locked || return 1
         ");
