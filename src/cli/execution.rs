@@ -97,7 +97,7 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
         }),
     };
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
-        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch())?;
+        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch(), folder)?;
         let run = async {
             let decide = routing::decide(&plan, &gatherer, Quotes::By(&modal)).await;
             engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await

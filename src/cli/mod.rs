@@ -17,6 +17,7 @@ pub mod modal;
 pub mod not_built;
 pub mod printer;
 pub mod project;
+pub mod remote;
 pub mod routing;
 pub mod secrets;
 pub mod signals;

@@ -15,6 +15,7 @@ use crate::event::{Event, Stamped, Step, StepOutcome, Verdict};
 use crate::plan::spec::Plan;
 use crate::store::History;
 use crate::store::history::{Ending, Entry, FOLD_AT, Phases, Spool, milliseconds};
+use crate::workspace::facts::load_average;
 
 pub struct HistorySink {
     plan: Arc<Plan>,
@@ -38,6 +39,7 @@ struct Attempt {
     warm: bool,
     bytes_sent: u64,
     cost: Option<Dollars>,
+    load_percent: Option<u32>,
 }
 
 impl Attempt {
@@ -51,6 +53,7 @@ impl Attempt {
             warm: false,
             bytes_sent: 0,
             cost: None,
+            load_percent: None,
         }
     }
 
@@ -103,6 +106,7 @@ impl HistorySink {
             ended,
             cause,
             cost: attempt.cost,
+            load_percent: attempt.load_percent,
         };
         match self.spool.append(&entry) {
             Ok(size) => self.spool_size = size,
@@ -150,6 +154,9 @@ fn within(attempt: &mut Attempt, event: &Event, at_ms: u64) {
         Event::JobStarted { place, .. } => {
             attempt.place = *place;
             attempt.command = Some(at_ms);
+            if *place == Place::Local {
+                attempt.load_percent = load_average().map(|load| (load * 100.0).round() as u32);
+            }
         }
         Event::CommandFinished { duration, .. } => {
             attempt.command = None;

@@ -1,7 +1,9 @@
 //! What runs leave behind for `accel history`, whichever place they ran in.
 
+use std::time::Duration;
+
 use crate::fake_modal::FakeModal;
-use crate::world::World;
+use crate::world::{Signal, World};
 
 const JOBS: &str = r#"version = 1
 [project]
@@ -90,4 +92,26 @@ fn a_run_on_modal_is_recorded_with_its_parts() {
 fn modal_world(modal: &FakeModal) -> World {
     let world = World::new().file("accel.toml", JOBS);
     modal.variables().into_iter().fold(world, |world, (name, value)| world.env(name, value))
+}
+
+#[test]
+fn killed_at_any_moment_the_history_stays_readable() {
+    const KILLS: u64 = 200;
+    let world = World::new().file("accel.toml", JOBS);
+    let mut random = 7_u64;
+    for number in 0..KILLS {
+        // Every third is killed while it folds what the others have left.
+        let arguments: &[&str] = if number % 3 == 2 { &["history", "--json"] } else { &["run", "quick"] };
+        let mut running = world.accel(arguments).spawn();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(Duration::from_micros((random >> 33) % 30_000));
+        running.signal(Signal::KILL);
+        running.finish();
+    }
+    world.accel(["run", "quick"]).run().code(0);
+    let done = world.accel(["history", "--json", "-n", "1000"]).run();
+    done.code(0).stderr("");
+    let found = done.json()["runs"].as_array().unwrap().clone();
+    assert!(!found.is_empty() && found.len() as u64 <= KILLS, "{}", found.len());
+    assert!(found.iter().all(|run| run["job"] == "quick" && run["ended"] == "passed"), "{found:?}");
 }

@@ -57,6 +57,7 @@ mod modal_signals;
 mod modal_terminal;
 mod modal_transport;
 mod modal_wire;
+mod routing;
 mod tree_hash;
 mod tree_scan;
 mod tree_unpack;

@@ -128,7 +128,7 @@ fn unknown(project: &Project, name: &str) -> CommandError {
 fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
+    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch(), &context.folder()?)?;
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     Ok(decide(&plan.jobs[0], 1).place)
 }

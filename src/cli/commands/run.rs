@@ -99,7 +99,7 @@ pub(super) fn by_flag<T>(name: &str, value: T) -> Valued<T> {
 fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
+    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch(), &context.folder()?)?;
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {

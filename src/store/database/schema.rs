@@ -76,6 +76,7 @@ const STEPS: [&str; 2] = [
         ended TEXT NOT NULL,
         cause TEXT,
         cost INTEGER,
+        load_percent INTEGER,
         PRIMARY KEY (run, job, attempt)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX attempt_job ON attempt (project, job, place, started_at);

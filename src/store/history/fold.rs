@@ -40,6 +40,10 @@ impl History {
         if taken.exists() {
             self.fold_file(&taken)?;
         }
+        // It cannot be folded now, and must not be replaced.
+        if taken.exists() {
+            return Ok(());
+        }
         match fs::rename(&spool, &taken) {
             Ok(()) => self.fold_file(&taken),
             // Nobody wrote since, or the folder cannot be changed.
@@ -87,10 +91,11 @@ fn remove(connection: &Connection, before_ms: u64) -> rusqlite::Result<usize> {
 fn lines(path: &Path) -> io::Result<Vec<Entry>> {
     let file = File::open(path)?;
     let began = Instant::now();
-    // Whoever has opened it before it was renamed writes its line first.
+    // Whoever has opened it before it was renamed writes its line first. One that is suspended while it does is left
+    // its time: the file is folded later.
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
         if began.elapsed() >= WRITING {
-            break;
+            return Err(io::Error::other("it is being written"));
         }
         std::thread::sleep(PAUSE);
     }

@@ -49,6 +49,9 @@ pub struct Entry {
     /// What was sent of the working tree.
     #[serde(default)]
     pub bytes_sent: u64,
+    /// Load average of this machine over a minute when the command started, times 100; absent elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_percent: Option<u32>,
     pub ended: Ending,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -165,9 +168,17 @@ impl History {
         &self.0
     }
 
+    /// Takes over what waits. False where nothing was ever recorded: then no database is made for asking.
+    fn begun(&self) -> Result<bool, DatabaseError> {
+        self.fold()?;
+        Ok(self.0.exists())
+    }
+
     /// Newest first.
     pub fn entries(&self, filter: &Filter) -> Result<Vec<Entry>, DatabaseError> {
-        self.fold()?;
+        if !self.begun()? {
+            return Ok(Vec::new());
+        }
         let query = format!(
             "SELECT {COLUMNS} FROM attempt
              WHERE (?1 IS NULL OR project = ?1) AND (?2 IS NULL OR job = ?2)
@@ -182,7 +193,9 @@ impl History {
 
     /// The newest [`RECENT`] entries of a job in each place, newest first.
     pub fn recent(&self, project: &str, job: &JobId) -> Result<Vec<Entry>, DatabaseError> {
-        self.fold()?;
+        if !self.begun()? {
+            return Ok(Vec::new());
+        }
         let query = format!(
             "SELECT {COLUMNS} FROM attempt WHERE project = ?1 AND job = ?2 AND place = ?3
              ORDER BY started_at DESC, attempt DESC LIMIT ?4"
@@ -203,19 +216,31 @@ impl History {
 
     /// When the newest run of a job that passed in a folder began, in milliseconds since the Unix epoch.
     pub fn last_passed(&self, worktree: &str, job: &JobId) -> Result<Option<u64>, DatabaseError> {
-        self.fold()?;
+        if !self.begun()? {
+            return Ok(None);
+        }
         let query =
             "SELECT max(started_at) FROM attempt WHERE worktree = ?1 AND job = ?2 AND ended = 'passed'";
-        self.0.read_now(|connection| {
-            connection.query_row(query, params![worktree, job.as_str()], |row| {
-                Ok(row.get::<_, Option<i64>>(0)?.map(i64::unsigned_abs))
-            })
-        })
+        self.0.read_now(|connection| connection.query_row(query, params![worktree, job.as_str()], moment))
+    }
+
+    /// When the newest run on Modal that the tree of a folder was sent for began, in milliseconds since the Unix epoch.
+    pub fn last_sent(&self, worktree: &str) -> Result<Option<u64>, DatabaseError> {
+        if !self.begun()? {
+            return Ok(None);
+        }
+        let query = "SELECT max(started_at) FROM attempt
+                     WHERE worktree = ?1 AND place = 'modal' AND ended IN ('passed', 'failed')";
+        self.0.read_now(|connection| connection.query_row(query, [worktree], moment))
     }
 }
 
+fn moment(row: &Row<'_>) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(0)?.map(i64::unsigned_abs))
+}
+
 const COLUMNS: &str = "run, job, attempt, project, worktree, digest, place, started_at, sync_ms, image_ms, \
-                       queue_ms, start_ms, run_ms, outputs_ms, image_built, warm, bytes_sent, ended, cause, cost";
+                       queue_ms, start_ms, run_ms, outputs_ms, image_built, warm, bytes_sent, ended, cause, cost, load_percent";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let number = |at: usize| row.get::<_, i64>(at).map(i64::unsigned_abs);
@@ -245,6 +270,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
         ended: Ending::ALL.into_iter().find(|known| known.as_str() == ended).unwrap_or(Ending::Errored),
         cause: cause.and_then(|text| Cause::ALL.into_iter().find(|known| known.as_str() == text)),
         cost: row.get::<_, Option<i64>>(19)?.map(|cost| Dollars(cost.unsigned_abs())),
+        load_percent: row.get(20)?,
     })
 }
 
@@ -254,7 +280,7 @@ fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let statement = format!(
         "INSERT OR IGNORE INTO attempt ({COLUMNS}) VALUES
-         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
     );
     connection
         .prepare_cached(&statement)?
@@ -279,6 +305,7 @@ fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
             entry.ended.as_str(),
             entry.cause.map(Cause::as_str),
             entry.cost.map(|cost| number(cost.0)),
+            entry.load_percent,
         ])
         .map(drop)
 }

@@ -20,49 +20,34 @@ pub const FOLD_AT: u64 = 1 << 20;
 /// How often a file that is being folded is left for a new one.
 const ATTEMPTS: usize = 4;
 
-/// Where entries are appended. The file is opened by the first.
+/// Where entries are appended.
 #[derive(Debug)]
-pub struct Spool {
-    directories: Directories,
-    file: Option<File>,
-}
+pub struct Spool(Directories);
 
 impl Spool {
     pub fn new(directories: Directories) -> Self {
-        Self { directories, file: None }
+        Self(directories)
     }
 
     /// Returns how large the file is now.
-    pub fn append(&mut self, entry: &Entry) -> io::Result<u64> {
+    pub fn append(&self, entry: &Entry) -> io::Result<u64> {
         // The line break before it parts it from whatever an interrupted write has left.
         let mut line = vec![b'\n'];
         serde_json::to_writer(&mut line, entry)?;
         line.push(b'\n');
         for _ in 0..ATTEMPTS {
-            if let Some(size) = self.write(&line)? {
-                return Ok(size);
+            // Opened anew for each line: whoever folds waits for the lines of those that have the file open.
+            let mut file = open(&self.0)?;
+            if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
+                continue;
             }
-            self.file = None;
+            let found = file.metadata()?;
+            if found.nlink() > 0 {
+                file.write_all(&line)?;
+                return Ok(found.len() + line.len() as u64);
+            }
         }
         Err(io::Error::other("it is being read all the time"))
-    }
-
-    /// `None`: the file is being folded, or was.
-    fn write(&mut self, line: &[u8]) -> io::Result<Option<u64>> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            closed => closed.insert(open(&self.directories)?),
-        };
-        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
-            return Ok(None);
-        }
-        let found = file.metadata()?;
-        if found.nlink() == 0 {
-            return Ok(None);
-        }
-        let written = file.write_all(line);
-        let _ = file.unlock();
-        written.map(|()| Some(found.len() + line.len() as u64))
     }
 }
 

@@ -19,6 +19,7 @@ fn entry(run: &str, job: &str, place: Place, started_at_ms: u64) -> Entry {
         ended: Ending::Passed,
         cause: None,
         cost: Some(Dollars(120)),
+        load_percent: Some(150),
     }
 }
 
@@ -34,7 +35,7 @@ fn all() -> Filter {
 fn entries_come_back_as_they_were_newest_first() {
     let folder = tempfile::tempdir().unwrap();
     let history = history(&folder);
-    let mut spool = Spool::new(Directories::in_folder(folder.path()));
+    let spool = Spool::new(Directories::in_folder(folder.path()));
     let now = now_ms();
     let failed = Entry {
         ended: Ending::Errored,
@@ -62,7 +63,7 @@ fn entries_come_back_as_they_were_newest_first() {
 fn a_line_that_was_cut_off_spoils_no_other() {
     use std::io::Write;
     let folder = tempfile::tempdir().unwrap();
-    let mut spool = Spool::new(Directories::in_folder(folder.path()));
+    let spool = Spool::new(Directories::in_folder(folder.path()));
     let now = now_ms();
     spool.append(&entry("a", "test", Place::Local, now)).unwrap();
     let path = folder.path().join("state").join(spool::SPOOL);
@@ -75,16 +76,26 @@ fn a_line_that_was_cut_off_spoils_no_other() {
 #[test]
 fn what_a_killed_accel_was_folding_is_folded_by_the_next() {
     let folder = tempfile::tempdir().unwrap();
-    let mut spool = Spool::new(Directories::in_folder(folder.path()));
+    let spool = Spool::new(Directories::in_folder(folder.path()));
     let state = folder.path().join("state");
     spool.append(&entry("a", "test", Place::Local, now_ms())).unwrap();
     std::fs::rename(state.join(spool::SPOOL), state.join("history.folding")).unwrap();
-    // Written to the renamed file, as by one who had it open.
     spool.append(&entry("b", "test", Place::Local, now_ms())).unwrap();
-    Spool::new(Directories::in_folder(folder.path()))
-        .append(&entry("c", "test", Place::Local, now_ms()))
-        .unwrap();
-    assert_eq!(history(&folder).entries(&all()).unwrap().len(), 3);
+    assert_eq!(history(&folder).entries(&all()).unwrap().len(), 2);
+}
+
+#[test]
+fn a_file_that_is_being_written_is_folded_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::new(Directories::in_folder(folder.path()));
+    spool.append(&entry("a", "test", Place::Local, now_ms())).unwrap();
+    let writing = std::fs::File::open(folder.path().join("state").join(spool::SPOOL)).unwrap();
+    writing.lock_shared().unwrap();
+    let history = history(&folder);
+    assert_eq!(history.entries(&all()).unwrap(), []);
+    spool.append(&entry("b", "test", Place::Local, now_ms())).unwrap();
+    drop(writing);
+    assert_eq!(history.entries(&all()).unwrap().len(), 2);
 }
 
 #[test]
@@ -97,7 +108,7 @@ fn many_writers_and_readers_lose_nothing() {
         for writer in 0..WRITERS {
             let directories = directories.clone();
             scope.spawn(move || {
-                let mut spool = Spool::new(directories);
+                let spool = Spool::new(directories);
                 for line in 0..LINES {
                     let run = format!("{writer}-{line}");
                     let entry = entry(&run, "test", Place::Local, now_ms());
@@ -118,7 +129,7 @@ fn many_writers_and_readers_lose_nothing() {
 fn old_entries_and_those_beyond_the_limit_go() {
     let folder = tempfile::tempdir().unwrap();
     let history = history(&folder);
-    let mut spool = Spool::new(Directories::in_folder(folder.path()));
+    let spool = Spool::new(Directories::in_folder(folder.path()));
     let day = 24 * 60 * 60 * 1000;
     for (run, age) in [("a", 200), ("b", 10), ("c", 1)] {
         spool.append(&entry(run, "test", Place::Local, now_ms() - age * day)).unwrap();
