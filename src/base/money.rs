@@ -6,7 +6,19 @@ use std::fmt;
 pub const MONEY_HELP: &str = "write dollars: \"$0.50\" or \"$5\"";
 
 /// Millionths of a US dollar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Dollars(pub u64);
 

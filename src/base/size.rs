@@ -19,7 +19,7 @@ pub enum SizeError {
 pub const SIZE_HELP: &str = "write a number with a unit: \"512MiB\", \"8GiB\", \"300MB\"";
 
 /// A count of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 

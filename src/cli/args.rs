@@ -199,6 +199,17 @@ Examples:
   accel logs 3f2a9c10        all jobs of a run")]
     Logs(LogsArgs),
 
+    /// Show what earlier runs took, and where
+    ///
+    /// Every attempt at a job is recorded with its parts: sync, image, queue, start, run, outputs. Rules over `p50`,
+    /// `p90` and `runs`, and `route = \"auto\"`, decide by them.
+    #[command(after_help = "\
+Examples:
+  accel history              the newest runs of this project, and what each job usually takes
+  accel history test         those of one job
+  accel history --all        of every project on this machine")]
+    History(HistoryArgs),
+
     /// End what interrupted runs left on Modal, and remove old logs
     ///
     /// Ends only sandboxes of this machine whose accel is gone. Every run does this too for what it finds at once.
@@ -416,6 +427,19 @@ pub struct LogsArgs {
     /// Go on until the job ends
     #[arg(short, long)]
     pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// A job, or a combination of a matrix [default: all]
+    #[arg(value_name = "JOB")]
+    pub job: Option<String>,
+    /// The runs of every project
+    #[arg(long)]
+    pub all: bool,
+    /// How many runs to show
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 20)]
+    pub limit: usize,
 }
 
 #[derive(Debug, Args)]

@@ -18,9 +18,9 @@ use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
 use crate::process::{Ownership, Supervisor};
 use crate::redact::Secrets;
 use crate::sink::terminal::{Colors, Port, Progress, TerminalOptions};
-use crate::sink::{self, JsonSink, RecordSink, Sink, TerminalSink};
-use crate::store::Database;
+use crate::sink::{self, HistorySink, JsonSink, RecordSink, Sink, TerminalSink};
 use crate::store::runs::Runs;
+use crate::store::{Database, History};
 
 use super::ambient::{Ambient, ColorWish};
 use super::context::Context;
@@ -38,6 +38,15 @@ pub struct Wishes {
     pub on_failure: engine::OnFailure,
     pub fallback: engine::FallbackPolicy,
     pub color: ColorWish,
+    pub recorded: Recorded,
+}
+
+/// Whether a run tells anything about the next run of the same job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    InHistory,
+    /// Another command in a job's place.
+    Nowhere,
 }
 
 /// The runtime of commands that wait: one thread, made only by them.
@@ -71,18 +80,23 @@ pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path)
     if plan.jobs.len() > 1 || context.printer.format == Format::Json {
         unmasked.iter().for_each(|unmasked| context.printer.warning(&unmasked.text()));
     }
-    let runs = Runs::new(Database::new(context.ambient.directories(folder)));
+    let database = Database::new(context.ambient.directories(folder));
+    let runs = Runs::new(database.clone());
     let record = RecordSink::new(runs, plan.project.as_str(), plan.root.to_string_lossy());
+    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(record)];
+    if wishes.recorded == Recorded::InHistory {
+        sinks.push(Box::new(HistorySink::new(Arc::clone(&plan), History::new(database))));
+    }
     let beside = Beside {
         secrets,
-        sinks: vec![Box::new(record)],
+        sinks,
         left_behind: Box::new({
             let modal = Arc::clone(&modal);
             move || modal.left_behind()
         }),
     };
     let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
-        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch())?;
+        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch(), folder)?;
         let run = async {
             let decide = routing::decide(&plan, &gatherer).await;
             engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await

@@ -12,7 +12,7 @@ use crate::backend::modal::error::ModalError;
 use crate::backend::modal::sweep::{SweepError, Sweeper};
 use crate::store::journal::JournalError;
 use crate::store::runs::Runs;
-use crate::store::{Database, DatabaseError, Journal};
+use crate::store::{Database, DatabaseError, History, Journal};
 
 use super::account;
 use super::context::Context;
@@ -27,6 +27,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 pub struct Held {
     pub journal: Journal,
     pub runs: Runs,
+    pub history: History,
     /// Name of the project that the command works in, where there is one.
     pub project: Option<String>,
     environment: Option<String>,
@@ -40,7 +41,8 @@ impl Held {
         let environment = project.as_ref().and_then(|config| config.modal.environment.as_ref());
         Ok(Self {
             journal: Journal::new(database.clone()),
-            runs: Runs::new(database),
+            runs: Runs::new(database.clone()),
+            history: History::new(database),
             environment: environment.map(|environment| environment.value.clone()),
             project: project.map(|config| config.project.value),
         })

@@ -17,6 +17,7 @@ pub mod modal;
 pub mod not_built;
 pub mod printer;
 pub mod project;
+pub mod remote;
 pub mod routing;
 pub mod secrets;
 pub mod signals;
@@ -68,6 +69,7 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
         Command::Ps => commands::ps::run(context),
         Command::Stop(args) => commands::stop::run(args, context),
         Command::Logs(args) => commands::logs::run(args, context),
+        Command::History(args) => commands::history::run(args, context),
         Command::Prune(args) => commands::prune::run(args, context),
         Command::Init(args) => commands::init::run(args, context),
         Command::Schema => commands::schema::run(context),

@@ -1,6 +1,7 @@
 //! Route decisions of an invocation, and who the caller is.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::Cancel;
@@ -10,10 +11,12 @@ use crate::engine;
 use crate::plan::spec::{Plan, PlannedJob};
 use crate::process::Supervisor;
 use crate::route;
+use crate::store::{Database, History};
 use crate::workspace::facts::{Gatherer, Surroundings};
 
-use super::ambient::Ambient;
+use super::ambient::{self, Ambient};
 use super::error::CommandError;
+use super::remote::ModalFacts;
 use crate::config::model::Fact;
 use crate::config::variables;
 
@@ -23,13 +26,21 @@ pub fn gatherer(
     ambient: &Ambient,
     supervisor: &Supervisor,
     cancel: Cancel,
+    folder: &Path,
 ) -> Result<Gatherer, CommandError> {
+    let directories = ambient.directories(folder);
     Ok(Gatherer::new(Surroundings {
         root: plan.root.clone(),
+        project: plan.project.clone(),
         variables: ambient.variables.0.clone(),
         caller: caller(ambient)?,
         supervisor: supervisor.clone(),
         cancel,
+        sync: plan.sync.clone(),
+        global_ignore: ambient::global_ignore,
+        history: History::new(Database::new(directories.clone())),
+        remote: Arc::new(ModalFacts::new(plan, ambient, directories)),
+        value_of_time: plan.budget.value_of_time,
     }))
 }
 

@@ -341,6 +341,7 @@ pub enum Fact {
     LocalLoad,
     LocalMemory,
     LocalGpu,
+    LocalGpuMemory,
     OnBattery,
     ModalReady,
     Branch,
@@ -357,7 +358,7 @@ pub enum Fact {
 }
 
 impl Fact {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Changed,
         Self::ChangedFiles,
         Self::SyncBytes,
@@ -368,6 +369,7 @@ impl Fact {
         Self::LocalLoad,
         Self::LocalMemory,
         Self::LocalGpu,
+        Self::LocalGpuMemory,
         Self::OnBattery,
         Self::ModalReady,
         Self::Branch,
@@ -396,6 +398,7 @@ impl Fact {
             Self::LocalLoad => "local_load",
             Self::LocalMemory => "local_memory",
             Self::LocalGpu => "local_gpu",
+            Self::LocalGpuMemory => "local_gpu_memory",
             Self::OnBattery => "on_battery",
             Self::ModalReady => "modal_ready",
             Self::Branch => "branch",

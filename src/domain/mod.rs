@@ -106,7 +106,7 @@ impl fmt::Display for Cause {
 
 /// A planned job's identity: the job's name, with its matrix values when it has any
 /// (`matrix-test[python=3.12]`). Unique within a plan.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct JobId(#[schemars(with = "String")] Arc<str>);
 

@@ -121,8 +121,11 @@ impl Attempt {
             self.deadline = self.job().timeout.and_then(|limit| Instant::now().checked_add(limit));
             ladder.start_clock(self.deadline);
         }
+        let began = Instant::now();
         let executed = ladder.supervise(session.execute(self.output)).await;
         ladder.stop_clock();
+        let (job, attempt) = (self.job().id.clone(), self.number);
+        self.emitter.emit(Event::CommandFinished { job, attempt, duration: began.elapsed() }).await;
         let exit = match executed {
             Ok(exit) => exit,
             Err(failure) => return self.without_exit(ladder, failure),

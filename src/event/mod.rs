@@ -14,6 +14,7 @@ use serde::Serialize;
 
 pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, channel, now_ms};
 
+use crate::base::money::Dollars;
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
 
 /// Version of the `--json` stream. Raised when a field changes meaning or goes away; additions keep it.
@@ -89,6 +90,25 @@ pub enum Event {
         #[schemars(with = "OutputData")]
         data: Bytes,
     },
+    /// The command is over, whatever came of it; `duration` is the command's own time.
+    CommandFinished {
+        job: JobId,
+        attempt: u32,
+        #[serde(rename = "duration_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        duration: Duration,
+    },
+    /// A sandbox is over, and has cost at least this much.
+    Cost {
+        job: JobId,
+        /// Millionths of a dollar.
+        #[serde(rename = "at_least_microdollars")]
+        at_least: Dollars,
+        /// How long the sandbox lived.
+        #[serde(rename = "lived_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        lived: Duration,
+    },
     /// Something the user should know; `code` is stable.
     Notice {
         job: Option<JobId>,
@@ -141,6 +161,28 @@ pub enum Event {
         #[schemars(with = "u64")]
         duration: Duration,
     },
+}
+
+impl Event {
+    /// The one job that it is about.
+    pub fn job(&self) -> Option<&JobId> {
+        match self {
+            Self::JobRouted { job, .. }
+            | Self::StepStarted { job, .. }
+            | Self::StepProgress { job, .. }
+            | Self::StepLog { job, .. }
+            | Self::StepFinished { job, .. }
+            | Self::JobStarted { job, .. }
+            | Self::Output { job, .. }
+            | Self::CommandFinished { job, .. }
+            | Self::Cost { job, .. }
+            | Self::Fallback { job, .. }
+            | Self::Retry { job, .. }
+            | Self::JobFinished { job, .. } => Some(job),
+            Self::Notice { job, .. } => job.as_ref(),
+            Self::RunStarted { .. } | Self::CancelRaised { .. } | Self::RunFinished { .. } => None,
+        }
+    }
 }
 
 /// The kinds of work around a command.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::base::digest::Digest;
+use crate::base::digest::{Digest, DigestBuilder};
 use crate::base::money::Dollars;
 use crate::base::size::Bytes;
 pub use crate::config::model::{
@@ -174,6 +174,18 @@ pub struct SandboxSpec {
     pub outputs: Option<Vec<String>>,
     /// Between the polite signal and the kill.
     pub stop_timeout: Duration,
+}
+
+impl SandboxSpec {
+    /// Of what decides how long the job takes and what it does: command, image, variables, resources.
+    pub fn digest(&self) -> Digest {
+        let mut digest = DigestBuilder::new("job 1");
+        digest.field(self.image.digest.to_string().as_bytes());
+        // Their debug form tells all their values apart; a new form makes a new job of each, once.
+        digest.field(format!("{:?}", (&self.command, &self.cwd, &self.env)).as_bytes());
+        digest.field(format!("{:?}", (&self.cpu, &self.memory, &self.gpu, &self.volumes)).as_bytes());
+        digest.finish()
+    }
 }
 
 /// A file of `KEY=value` lines.

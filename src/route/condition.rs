@@ -22,6 +22,9 @@ pub struct ConditionReport {
     /// Why the fact is not known; the condition is then false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
+    /// Why the fact is false, where that has a reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// `changed_files 2 is <=3`, `changed_files 5 is not <=3`, `p50 is unknown: no history`.
@@ -29,6 +32,10 @@ impl fmt::Display for ConditionReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(why) = &self.unknown {
             return write!(f, "{} is unknown: {why}", self.fact);
+        }
+        if let Some(why) = &self.why {
+            let word = if self.holds { "is" } else { "is not" };
+            return write!(f, "{} {word} {}: {why}", self.fact, self.test);
         }
         let word = if self.holds { "is" } else { "is not" };
         write!(f, "{} {} {word} {}", self.fact, self.seen, self.test)
@@ -66,8 +73,12 @@ pub fn evaluate(condition: &Condition, facts: &JobFacts<'_>) -> ConditionReport 
         FactValue::Unknown(why) => Some(why.clone()),
         _ => None,
     };
+    let why = match &seen {
+        FactValue::IsNot(why) => Some(why.clone()),
+        _ => None,
+    };
     let holds = unknown.is_none() && any(&condition.tests, &seen);
-    ConditionReport { fact, test, seen, holds, unknown }
+    ConditionReport { fact, test, seen, holds, unknown, why }
 }
 
 /// Texts that are wanted are alternatives; texts that are not (`!glob`) must all be absent.
@@ -81,6 +92,7 @@ fn any(tests: &[FactTest], seen: &FactValue) -> bool {
 fn holds(test: &FactTest, seen: &FactValue) -> bool {
     match (test, seen) {
         (FactTest::Is(expected), FactValue::Is(seen)) => seen == expected,
+        (FactTest::Is(expected), FactValue::IsNot(_)) => !expected,
         // `changed = true`, `gpu = false`: whether there is any at all.
         (FactTest::Is(expected), FactValue::Texts(texts)) => texts.is_empty() != *expected,
         (FactTest::Count(operator, bound), FactValue::Count(seen)) => operator.holds(seen, bound),
@@ -125,7 +137,7 @@ fn variables(condition: &Condition, facts: &dyn Facts, test: String) -> Conditio
     }
     let holds = passed.values().all(|passed| *passed);
     let seen = FactValue::Texts(seen);
-    ConditionReport { fact: condition.fact.as_str(), test, seen, holds, unknown: None }
+    ConditionReport { fact: condition.fact.as_str(), test, seen, holds, unknown: None, why: None }
 }
 
 fn variable_holds(value: Option<String>, glob: Option<&str>) -> bool {

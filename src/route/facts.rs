@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::auto::Memory;
 use crate::base::duration::ShortDuration;
 use crate::base::money::Dollars;
 use crate::base::size::Bytes;
@@ -20,6 +21,8 @@ pub enum FactValue {
     Duration(Duration),
     Money(Dollars),
     Text(String),
+    /// No, and why.
+    IsNot(String),
     /// Changed paths, labels, GPUs.
     Texts(Vec<String>),
     /// Not known, and why.
@@ -46,6 +49,9 @@ pub trait Facts {
 
     /// The value of an environment variable.
     fn variable(&self, name: &str) -> Option<String>;
+
+    /// What earlier runs of the job took, and what there would be to send: for `auto`.
+    fn memory(&self) -> Memory;
 }
 
 /// Facts given beforehand; the rest is not known.
@@ -53,6 +59,7 @@ pub trait Facts {
 pub struct KnownFacts {
     pub values: BTreeMap<Fact, FactValue>,
     pub variables: BTreeMap<String, String>,
+    pub memory: Memory,
 }
 
 impl Facts for KnownFacts {
@@ -63,6 +70,10 @@ impl Facts for KnownFacts {
     fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
+
+    fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
 }
 
 /// As shown to people: `2`, `1.5GiB`, `true`, `src/a.py and 3 more`.
@@ -70,6 +81,7 @@ impl fmt::Display for FactValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Is(value) => write!(f, "{value}"),
+            Self::IsNot(why) => write!(f, "false: {why}"),
             Self::Count(count) => write!(f, "{}", (count * 100.0).round() / 100.0),
             Self::Size(size) => write!(f, "{size}"),
             Self::Duration(duration) => write!(f, "{}", ShortDuration(*duration)),
@@ -90,6 +102,7 @@ impl Serialize for FactValue {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Is(value) => serializer.serialize_bool(*value),
+            Self::IsNot(_) => serializer.serialize_bool(false),
             Self::Count(count) => serializer.serialize_f64(*count),
             Self::Texts(texts) => serializer.collect_seq(texts),
             Self::Unknown(_) => serializer.serialize_none(),

@@ -6,6 +6,7 @@
 //! makes its condition false, and the reason says so. A decision carries its reasons and never has none.
 //! Gathering facts is left to `workspace`, acting on decisions to the engine.
 
+pub mod auto;
 mod condition;
 mod facts;
 mod gpu;
@@ -16,6 +17,7 @@ use crate::config::model::Fact;
 use crate::domain::Place;
 use crate::plan::spec::{PlannedJob, RoutingRule, RuleSource, RuleTarget};
 
+pub use auto::{Forecast, Memory, Sample, Weighed};
 pub use condition::ConditionReport;
 pub use facts::{FactValue, Facts, KnownFacts};
 
@@ -31,6 +33,17 @@ pub struct Decision {
     pub reasons: Vec<String>,
     /// Every rule that was looked at.
     pub rules: Vec<RuleReport>,
+    /// What earlier runs say about both places: where `auto` decided, and where it was asked to explain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighed: Option<Weighed>,
+}
+
+impl Decision {
+    /// What the job is expected to take where it will run, as far as there is anything to tell by.
+    pub fn expected(&self) -> Option<&Forecast> {
+        let weighed = self.weighed.as_ref()?;
+        Some(if self.place == Place::Local { &weighed.local } else { &weighed.modal })
+    }
 }
 
 /// One rule as it was found.
@@ -73,6 +86,9 @@ pub fn explain(job: &PlannedJob, facts: &dyn Facts) -> Decision {
     for rule in &job.routing.rules {
         trail.weigh(rule);
     }
+    if trail.weighed.is_none() {
+        trail.weighed = auto::weigh(&facts.memory());
+    }
     trail.conclude()
 }
 
@@ -82,12 +98,13 @@ struct Trail<'a> {
     decided: Option<(Place, String)>,
     reasons: Vec<String>,
     rules: Vec<RuleReport>,
+    weighed: Option<Weighed>,
 }
 
 impl<'a> Trail<'a> {
     fn new(job: &'a PlannedJob, facts: &'a dyn Facts) -> Self {
         let facts = JobFacts { job, facts };
-        Self { job, facts, decided: None, reasons: Vec::new(), rules: Vec::new() }
+        Self { job, facts, decided: None, reasons: Vec::new(), rules: Vec::new(), weighed: None }
     }
 
     /// Whether the rule decided.
@@ -121,17 +138,44 @@ impl<'a> Trail<'a> {
     fn settle(&mut self, to: RuleTarget, why: String) {
         match to {
             RuleTarget::Place(place) => self.decide(place, why),
-            RuleTarget::Auto => {
-                self.reasons.push(format!("{why}: auto, but no run of this job is recorded yet"));
-                let (place, built_in) = self.built_in();
-                self.decide(place, format!("auto has no history yet; {built_in}"));
-            }
+            RuleTarget::Auto => self.by_forecast(&why),
             RuleTarget::Race => {
                 self.reasons.push(format!("{why}: race, but this version runs one place at a time"));
                 let (place, built_in) = self.built_in();
                 self.decide(place, format!("race is not available yet; {built_in}"));
             }
         }
+    }
+
+    /// A GPU that this machine lacks is no matter of time.
+    fn by_forecast(&mut self, why: &str) {
+        let (place, built_in) = self.built_in();
+        if place == Place::Modal {
+            self.reasons.push(format!("{why}: auto"));
+            return self.decide(place, format!("auto; {built_in}"));
+        }
+        match auto::weigh(&self.facts.facts.memory()) {
+            None => {
+                self.reasons.push(format!("{why}: auto, but no run of this job has passed yet"));
+                self.decide(place, format!("auto has no history yet; {built_in}"));
+            }
+            Some(weighed) => {
+                self.reasons.push(format!("{why}: auto"));
+                self.reasons.extend([&weighed.local, &weighed.modal].map(ToString::to_string));
+                self.unless_not_ready(&weighed);
+                self.weighed = Some(weighed);
+            }
+        }
+    }
+
+    /// Whether Modal can be used is only asked when it would be.
+    fn unless_not_ready(&mut self, weighed: &Weighed) {
+        if weighed.place == Place::Modal
+            && let FactValue::IsNot(why) = self.facts.facts.get(Fact::ModalReady)
+        {
+            return self.decide(Place::Local, format!("{}, which cannot be used: {why}", weighed.why));
+        }
+        self.decide(weighed.place, weighed.why.clone());
     }
 
     fn decide(&mut self, place: Place, why: String) {
@@ -161,7 +205,7 @@ impl<'a> Trail<'a> {
             self.decide(place, why);
         }
         let (place, reason) = self.decided.expect("decided just above where it was not before");
-        Decision { place, reason, reasons: self.reasons, rules: self.rules }
+        Decision { place, reason, reasons: self.reasons, rules: self.rules, weighed: self.weighed }
     }
 }
 

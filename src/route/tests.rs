@@ -94,7 +94,7 @@ fn condition(fact: Fact, tests: Vec<FactTest>) -> Condition {
 }
 
 fn known<const N: usize>(values: [(Fact, FactValue); N]) -> KnownFacts {
-    KnownFacts { values: values.into(), variables: Default::default() }
+    KnownFacts { values: values.into(), ..KnownFacts::default() }
 }
 
 const LOCAL: RuleTarget = RuleTarget::Place(Place::Local);
@@ -132,7 +132,7 @@ fn numbers_compare_with_every_operator() {
             let names = vec!["NVIDIA L4".to_owned(); seen as usize];
             check(Fact::LocalGpu, count.clone(), Value::Texts(names.clone()));
             check(Fact::Changed, count, Value::Texts(names));
-            for fact in [Fact::SyncBytes, Fact::LocalMemory] {
+            for fact in [Fact::SyncBytes, Fact::LocalMemory, Fact::LocalGpuMemory] {
                 let size = FactTest::Size(operator, Bytes(3));
                 check(fact, size, Value::Size(Bytes(seen.into())));
             }
@@ -292,9 +292,64 @@ fn auto_says_that_it_has_no_history() {
     let decision = decide(&job(rules, &[], &[]), &KnownFacts::default());
     assert_eq!(decision.place, Place::Local);
     insta::assert_snapshot!(decision.reasons.join("\n"), @r"
-    the job's route, accel.toml:5: auto, but no run of this job is recorded yet
+    the job's route, accel.toml:5: auto, but no run of this job has passed yet
     auto has no history yet; no rule says otherwise
     ");
+}
+
+fn remembered(local: u64, modal: u64) -> Memory {
+    let sample = |seconds| Sample {
+        sync: Duration::ZERO,
+        image: Duration::ZERO,
+        queue: Duration::ZERO,
+        start: Duration::ZERO,
+        run: Duration::from_secs(seconds),
+        outputs: Duration::ZERO,
+        bytes_sent: 0,
+        image_built: false,
+    };
+    Memory { local: vec![sample(local); 3], modal: vec![sample(modal); 3], busy: 1.0, ..Memory::default() }
+}
+
+#[test]
+fn auto_prints_every_term_and_chooses_the_faster_place() {
+    let rules = vec![rule(RuleSource::Job, "accel.toml:5", RuleTarget::Auto, Vec::new())];
+    let facts = KnownFacts { memory: remembered(60, 20), ..KnownFacts::default() };
+    let decision = decide(&job(rules.clone(), &[], &[]), &facts);
+    assert_eq!(decision.place, Place::Modal);
+    insta::assert_snapshot!(decision.reasons.join("\n"), @r"
+    the job's route, accel.toml:5: auto
+    local 1m00s: run 1m00s (median of 3)
+    modal 20.0s: sync 0ms (median of 3), start 0ms (median of 3), run 20.0s (median of 3)
+    auto: about 1m00s here, 20.0s on Modal
+    ");
+    assert_eq!(decision.expected().map(|forecast| forecast.time), Some(Duration::from_secs(20)));
+    // What is faster must be there.
+    let facts = KnownFacts {
+        memory: remembered(60, 20),
+        ..known([(Fact::ModalReady, FactValue::IsNot("no token".into()))])
+    };
+    let decision = decide(&job(rules.clone(), &[], &[]), &facts);
+    let reason = "auto: about 1m00s here, 20.0s on Modal, which cannot be used: no token";
+    assert_eq!((decision.place, decision.reason.as_str()), (Place::Local, reason));
+    // A GPU that is not here is no matter of time.
+    let facts =
+        KnownFacts { memory: remembered(1, 20), ..known([(Fact::LocalGpu, FactValue::Texts(Vec::new()))]) };
+    let decision = decide(&job(rules, &["L4"], &[]), &facts);
+    assert_eq!(
+        (decision.place, decision.reason.as_str()),
+        (Place::Modal, "auto; needs L4, which this machine lacks")
+    );
+}
+
+#[test]
+fn a_no_with_a_reason_is_a_no_and_tells_it() {
+    let facts = known([(Fact::ModalReady, FactValue::IsNot("there is no token".into()))]);
+    assert!(report(Fact::ModalReady, vec![FactTest::Is(false)], &facts).holds);
+    let report = report(Fact::ModalReady, vec![FactTest::Is(true)], &facts);
+    assert!(!report.holds);
+    assert_eq!(report.to_string(), "modal_ready is not true: there is no token");
+    assert_eq!(report.why.as_deref(), Some("there is no token"));
 }
 
 /// Panics when asked: what no rule names must cost nothing.
@@ -307,6 +362,10 @@ impl Facts for NoFacts {
 
     fn variable(&self, name: &str) -> Option<String> {
         panic!("asked for {name}")
+    }
+
+    fn memory(&self) -> Memory {
+        panic!("asked for what earlier runs took")
     }
 }
 

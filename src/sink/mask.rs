@@ -116,6 +116,8 @@ impl Masking {
             Event::RunStarted { .. }
             | Event::StepFinished { .. }
             | Event::Output { .. }
+            | Event::CommandFinished { .. }
+            | Event::Cost { .. }
             | Event::Retry { .. }
             | Event::CancelRaised { .. }
             | Event::JobFinished { .. }

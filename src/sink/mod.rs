@@ -5,6 +5,7 @@
 //! (`| head`) is no error.
 
 mod drive;
+mod history;
 mod json;
 mod mask;
 mod record;
@@ -14,6 +15,7 @@ use std::io;
 use std::time::Duration;
 
 pub use drive::{SinkFailure, SinkThread, drive, start};
+pub use history::HistorySink;
 pub use json::JsonSink;
 pub use record::RecordSink;
 pub use terminal::TerminalSink;

@@ -1,12 +1,13 @@
 //! accel's own places on disk: where they are, and who may write there at one moment.
 //!
 //! Owns the choice of the state and cache directories, the lock files in them and the state database. Nothing is
-//! opened or created before it is needed: a plain host job touches none of it. Any number of accel processes may run
+//! opened or created before it is needed: a plain host job opens no database and leaves one line in a file. Any number of accel processes may run
 //! at once.
 //!
 //! | path | owner |
 //! |---|---|
-//! | `<state>/accel.db` | [`database`]; its tables: [`journal`], [`remembered`], [`runs`] |
+//! | `<state>/accel.db` | [`database`]; its tables: [`history`], [`journal`], [`remembered`], [`runs`] |
+//! | `<state>/history.spool`, `history.folding`, `history.lock` | [`history`] |
 //! | `<state>/logs/` | [`runs`]; the format of a file: [`log`] |
 //! | `<state>/host`, `<state>/owners/` | [`journal`] |
 //! | `<cache>/environments/v1/` | [`crate::backend::local::environment`] |
@@ -14,6 +15,7 @@
 
 pub mod database;
 pub mod directories;
+pub mod history;
 pub mod journal;
 pub mod lock;
 pub mod log;
@@ -22,6 +24,7 @@ pub mod runs;
 
 pub use database::{Database, DatabaseError};
 pub use directories::{Directories, DirectoryError};
+pub use history::History;
 pub use journal::{Journal, Lease};
 pub use lock::Lock;
 pub use remembered::Remembered;

@@ -30,6 +30,11 @@ pub fn branch(root: &Path) -> Result<String, String> {
     }
 }
 
+/// Whether the folder lies in a repository, told without starting git.
+pub fn is_repository(root: &Path) -> bool {
+    root.ancestors().any(|folder| read_head(&folder.join(".git")).is_some())
+}
+
 /// `.git` is a folder, or a file that names one (worktrees, submodules).
 fn read_head(git: &Path) -> Option<String> {
     if git.is_dir() {
@@ -43,7 +48,7 @@ fn read_head(git: &Path) -> Option<String> {
 /// Paths of changed files, sorted.
 pub async fn changed(surroundings: &Surroundings) -> Result<Vec<String>, String> {
     let git = Git::find(surroundings)?;
-    let base = git.merge_base().await.unwrap_or_else(|| "HEAD".to_owned());
+    let base = git.base().await?;
     let differing = git
         .lines(&["diff", "--name-only", "-z", "--no-ext-diff", "--no-renames", "--relative", &base])
         .await?;
@@ -63,13 +68,33 @@ impl<'a> Git<'a> {
         Ok(Self { surroundings, program })
     }
 
-    async fn merge_base(&self) -> Option<String> {
-        for branch in DEFAULT_BRANCHES {
-            if let Ok(base) = self.run(&["merge-base", "HEAD", branch]).await {
-                return Some(String::from_utf8_lossy(&base).trim().to_owned());
-            }
+    /// What the tree is compared with: the merge base with the default branch; where there is no such branch, the commit
+    /// that is checked out; in a repository without one, nothing.
+    async fn base(&self) -> Result<String, String> {
+        if self.run(&["rev-parse", "--verify", "--quiet", "HEAD"]).await.is_err() {
+            let empty = self.run(&["hash-object", "-t", "tree", "/dev/null"]).await?;
+            return Ok(String::from_utf8_lossy(&empty).trim().to_owned());
         }
-        None
+        for branch in DEFAULT_BRANCHES {
+            let commit = format!("{branch}^{{commit}}");
+            if self.run(&["rev-parse", "--verify", "--quiet", &commit]).await.is_err() {
+                continue;
+            }
+            return match self.run(&["merge-base", "HEAD", branch]).await {
+                Ok(base) => Ok(String::from_utf8_lossy(&base).trim().to_owned()),
+                Err(_) => Err(self.without_ancestor(branch).await),
+            };
+        }
+        Ok("HEAD".to_owned())
+    }
+
+    /// A guess would call too little changed.
+    async fn without_ancestor(&self, branch: &str) -> String {
+        let shallow = self.run(&["rev-parse", "--is-shallow-repository"]).await;
+        let shallow = shallow.is_ok_and(|answer| answer.starts_with(b"true"));
+        let remedy =
+            if shallow { ": this clone is shallow, `git fetch --unshallow` completes it" } else { "" };
+        format!("git knows no common ancestor with {branch}{remedy}")
     }
 
     async fn lines(&self, arguments: &[&str]) -> Result<Vec<String>, String> {

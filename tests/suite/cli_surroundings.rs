@@ -58,15 +58,22 @@ fn no_home_is_needed_for_a_host_job() {
 }
 
 #[test]
-fn a_host_job_touches_neither_cache_nor_state() {
+fn a_host_job_opens_no_database_and_leaves_one_line() {
     let world = world();
     world.accel(["run", "hello"]).run().code(0);
     world.accel(["list"]).run().code(0);
     world.accel(["check"]).run().code(0);
     world.accel(["plan"]).run().code(0);
-    for folder in [world.cache(), world.state(), world.home()] {
+    for folder in [world.cache(), world.home()] {
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "{}", folder.display());
     }
+    let state: Vec<_> = std::fs::read_dir(world.state().join("accel"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(state, ["history.spool"]);
+    let spool = std::fs::read_to_string(world.state().join("accel/history.spool")).unwrap();
+    assert_eq!(spool.lines().filter(|line| line.contains("\"job\":\"hello\"")).count(), 1, "{spool}");
 }
 
 #[test]

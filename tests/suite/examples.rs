@@ -35,7 +35,7 @@ fn copy_tree(from: &Path, to: &Path) {
 
 #[test]
 fn every_example_has_a_test_and_passes_check() {
-    let tested = ["graph", "matrix", "quickstart", "third-party"];
+    let tested = ["graph", "matrix", "quickstart", "routing", "third-party"];
     let mut found: Vec<String> = fs::read_dir(examples())
         .unwrap()
         .map(|entry| entry.unwrap())

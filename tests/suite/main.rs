@@ -39,6 +39,7 @@ mod official_sdk;
 #[path = "../support/python.rs"]
 mod python;
 
+mod history;
 mod leases;
 mod modal_cli;
 mod modal_examples;
@@ -53,6 +54,7 @@ mod modal_settings;
 mod modal_signals;
 mod modal_transport;
 mod modal_wire;
+mod routing;
 mod tree_hash;
 mod tree_scan;
 mod tree_unpack;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::base::money::Dollars;
 use crate::domain::JobId;
 use crate::event::{Emitter, Event, Level, Step, StepOutcome};
 
@@ -40,6 +41,10 @@ impl Reporter {
         self.emitter
             .emit(Event::StepFinished { job: self.job.clone(), step: begun.step, outcome, duration })
             .await;
+    }
+
+    pub(super) async fn cost(&self, at_least: Dollars, lived: Duration) {
+        self.emitter.emit(Event::Cost { job: self.job.clone(), at_least, lived }).await;
     }
 
     pub(super) async fn notice(

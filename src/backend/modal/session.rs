@@ -204,6 +204,7 @@ impl Session for ModalSession {
             };
             let lived = self.started.elapsed();
             let cost = Prices::published().quote(&self.request.spec).of(lived);
+            self.reporter.cost(cost, lived).await;
             if cost >= LEAST_SAID {
                 let text = format!("cost at least {cost} ({} on Modal)", seconds(lived));
                 self.reporter.notice(Level::Info, "cost", text, None).await;

@@ -11,7 +11,7 @@ use crate::cli::Outcome;
 use crate::cli::args::{ExecArgs, ShellArgs};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution::{self, Wishes};
+use crate::cli::execution::{self, Recorded, Wishes};
 use crate::cli::project::Project;
 use crate::cli::routing;
 use crate::config::model::{Command, ImageRef, Job, JobSettings, Layer, Origin, Valued};
@@ -62,6 +62,7 @@ fn wishes(context: &Context<'_>) -> Wishes {
         on_failure: OnFailure::Drain,
         fallback: FallbackPolicy::Forbidden,
         color: context.color(),
+        recorded: Recorded::Nowhere,
     }
 }
 
@@ -129,7 +130,7 @@ fn unknown(project: &Project, name: &str) -> CommandError {
 fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
+    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch(), &context.folder()?)?;
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer));
     Ok(decide(&plan.jobs[0], 1).place)
 }

@@ -8,7 +8,9 @@ use crate::cli::args::ExplainArgs;
 use crate::cli::context::Context;
 use crate::cli::printer::{Format, Printer, Style};
 use crate::cli::project::Project;
+use crate::cli::remote::ModalFacts;
 use crate::cli::{execution, routing};
+use crate::domain::Place;
 use crate::plan::Selection;
 use crate::process::{Ownership, Supervisor};
 use crate::route::{Decision, RuleOutcome, RuleReport};
@@ -19,11 +21,18 @@ pub fn run(args: &ExplainArgs, context: &Context<'_>) -> Outcome {
     let asked = plan.jobs.iter().filter(|job| plan.requested.contains(&job.id));
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, source.watch())?;
+    let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, source.watch(), &project.folder)?;
+    let prices = ModalFacts::new(&plan, context.ambient, context.ambient.directories(&project.folder));
     let explained = execution::runtime()?.block_on(async {
         let mut explained = Vec::new();
         for job in asked {
-            explained.push(Explained { job: job.id.as_str(), decision: gatherer.explain(job).await });
+            let decision = gatherer.explain(job).await;
+            let price = priced(&decision).then(|| prices.quote(&job.spec));
+            explained.push(Explained {
+                job: job.id.as_str(),
+                decision,
+                price: price.map(|quote| format!("{quote} by prices of {}", quote.as_of)),
+            });
         }
         explained
     });
@@ -41,16 +50,40 @@ struct Explained<'a> {
     job: &'a str,
     #[serde(flatten)]
     decision: Decision,
+    /// What a sandbox costs, where one may be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price: Option<String>,
+}
+
+/// Whether the job may come to run on Modal.
+fn priced(decision: &Decision) -> bool {
+    decision.place == Place::Modal || decision.rules.iter().any(|rule| rule.to != Place::Local.as_str())
 }
 
 fn text(explained: &Explained<'_>, printer: &Printer) -> String {
-    let Explained { job, decision } = explained;
+    let Explained { job, decision, price } = explained;
     let mut text =
         format!("{} runs on {}: {}\n", printer.paint(Style::Name, job), decision.place, decision.reason);
     for rule in &decision.rules {
         text.push_str(&rule_text(rule, printer));
     }
+    if !decision.rules.iter().any(|rule| rule.outcome == RuleOutcome::Decided) {
+        let decides = printer.paint(Style::Good, "decides");
+        text.push_str(&format!("  built-in rule → {}: {decides}\n", decision.place));
+    }
+    text.push_str(&expected_text(decision));
+    if let Some(price) = price {
+        text.push_str(&format!("  a sandbox costs {price}\n"));
+    }
     text
+}
+
+/// What earlier runs say about both places, term by term.
+fn expected_text(decision: &Decision) -> String {
+    match &decision.weighed {
+        Some(weighed) => format!("  expected on {}\n  expected on {}\n", weighed.local, weighed.modal),
+        None => "  no run of this job has passed yet, so what it takes is not known\n".to_owned(),
+    }
 }
 
 fn rule_text(rule: &RuleReport, printer: &Printer) -> String {
@@ -62,10 +95,8 @@ fn rule_text(rule: &RuleReport, printer: &Printer) -> String {
     let mut text = format!("  {} → {}: {outcome}\n", rule.origin, rule.to);
     for condition in &rule.conditions {
         let mark = if condition.holds { "true " } else { "false" };
-        text.push_str(&format!(
-            "    {mark}  {} {} (is {})\n",
-            condition.fact, condition.test, condition.seen
-        ));
+        let (fact, test, seen) = (condition.fact, &condition.test, &condition.seen);
+        text.push_str(&format!("    {mark}  {fact} {test} (is {seen})\n"));
     }
     text
 }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod completions;
 pub mod doctor;
 pub mod explain;
+pub mod history;
 pub mod image;
 pub mod init;
 pub mod list;

@@ -13,6 +13,7 @@ use crate::cli::execution;
 use crate::cli::held::Held;
 use crate::cli::printer::Format;
 use crate::event::now_ms;
+use crate::store::history::KEPT_FOR;
 use crate::store::remembered::{Forgetting, forget_unused};
 
 /// How long logs are kept unless another time is named.
@@ -31,6 +32,8 @@ struct Pruned {
     failed: Vec<String>,
     logs: usize,
     ids: usize,
+    /// Recorded runs.
+    runs: usize,
 }
 
 pub fn run(args: &PruneArgs, context: &Context<'_>) -> Outcome {
@@ -66,6 +69,8 @@ async fn prune(
     pruned.ids = forget_unused(database, before(IDS), forgetting).await?;
     if !args.dry_run {
         old.iter().try_for_each(|job| held.runs.forget(job))?;
+        held.history.fold()?;
+        pruned.runs = held.history.prune(KEPT_FOR)?;
         held.journal.forget_settled(before(LEASES)).await?;
         held.journal.remove_dead_owners().await?;
     }
@@ -92,7 +97,7 @@ impl Pruned {
             .map(|sandbox| format!("{would}end{} {sandbox}\n", if self.dry_run { "" } else { "ed" }))
             .collect();
         let removed = if self.dry_run { "would remove" } else { "removed" };
-        for (count, what) in [(self.logs, "log"), (self.ids, "remembered id")] {
+        for (count, what) in [(self.logs, "log"), (self.ids, "remembered id"), (self.runs, "recorded run")] {
             if count > 0 {
                 text.push_str(&format!("{removed} {count} {what}{}\n", if count == 1 { "" } else { "s" }));
             }

@@ -9,7 +9,7 @@ use crate::cli::ambient::Ambient;
 use crate::cli::args::{OnArg, RunArgs};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution::{self, Wishes};
+use crate::cli::execution::{self, Recorded, Wishes};
 use crate::cli::not_built;
 use crate::cli::printer::Style;
 use crate::cli::project::Project;
@@ -41,6 +41,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
         on_failure: on_failure(args, ambient)?,
         fallback: if args.strict { FallbackPolicy::Forbidden } else { FallbackPolicy::AsPlanned },
         color: context.color(),
+        recorded: Recorded::InHistory,
     };
     execution::execute(plan, wishes, context, &project.folder)
 }
@@ -98,7 +99,7 @@ pub(super) fn by_flag<T>(name: &str, value: T) -> Valued<T> {
 fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch())?;
+    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch(), &context.folder()?)?;
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer));
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {

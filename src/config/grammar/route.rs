@@ -97,12 +97,12 @@ enum Kind {
     Variables,
 }
 
-const FACTS: [(&str, Fact, Kind, &str); 23] = [
+const FACTS: [(&str, Fact, Kind, &str); 24] = [
     ("changed", Fact::Changed, Kind::BoolOrText, "Globs of which a changed file matches one."),
     ("changed_files", Fact::ChangedFiles, Kind::Count(0), "How many files changed: `\"<=3\"`."),
-    ("sync_bytes", Fact::SyncBytes, Kind::Size, "What would have to be sent: `\">100MB\"`."),
-    ("p50", Fact::P50, Kind::Duration, "Median duration of earlier runs: `\"<20s\"`."),
-    ("p90", Fact::P90, Kind::Duration, "Duration that nine of ten earlier runs stayed below."),
+    ("sync_bytes", Fact::SyncBytes, Kind::Size, "What a run on Modal would have to send: `\">100MB\"`."),
+    ("p50", Fact::P50, Kind::Duration, "Median time that the command took in earlier runs: `\"<20s\"`."),
+    ("p90", Fact::P90, Kind::Duration, "Time that the command stayed below in nine of ten earlier runs."),
     ("runs", Fact::Runs, Kind::Count(0), "How many earlier runs there are."),
     ("local_cpus", Fact::LocalCpus, Kind::Count(1), "Cores of this machine."),
     ("local_load", Fact::LocalLoad, Kind::Count(0), "Load of this machine, per core."),
@@ -113,8 +113,14 @@ const FACTS: [(&str, Fact, Kind, &str); 23] = [
         Kind::Devices,
         "Whether this machine has a GPU, how many, or globs over their names.",
     ),
+    (
+        "local_gpu_memory",
+        Fact::LocalGpuMemory,
+        Kind::Size,
+        "Memory of the largest GPU of this machine: `\">=24GiB\"`.",
+    ),
     ("on_battery", Fact::OnBattery, Kind::Bool, "This machine runs on battery."),
-    ("modal_ready", Fact::ModalReady, Kind::Bool, "Modal credentials are there."),
+    ("modal_ready", Fact::ModalReady, Kind::Bool, "Modal answers and accepts the credentials."),
     ("branch", Fact::Branch, Kind::Text, "Globs of which the git branch matches one."),
     ("env", Fact::Env, Kind::Variables, "Variables by name: a glob over the value, or true if set."),
     ("ci", Fact::Ci, Kind::Bool, "accel runs in CI."),

@@ -246,6 +246,8 @@ impl Sink for TerminalSink {
                 self.wait_named_at_ms.get_or_insert(stamped.at_ms + WAIT_NAMED_MS);
                 self.say(Verbosity::Quiet, |words| words.cancel_raised(level, by))?;
             }
+            // The notice about what it cost says it where it matters.
+            Event::CommandFinished { .. } | Event::Cost { .. } => {}
             Event::JobFinished { .. } => self.job_finished(&stamped.event)?,
             Event::RunFinished { .. } => self.run_finished(&stamped.event)?,
         }

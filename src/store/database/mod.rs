@@ -70,6 +70,11 @@ impl Database {
         &self.0.directories
     }
 
+    /// Whether it is open, or there is a file to open.
+    pub fn exists(&self) -> bool {
+        self.lock().connection.is_some() || self.0.directories.state_path().join(open::FILE).exists()
+    }
+
     /// What the user should hear about the state of the database; each text once.
     pub fn take_notices(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().notices)

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::{BUSY_TIMEOUT, is_damage, schema};
 use crate::store::{Directories, Lock};
 
-const FILE: &str = "accel.db";
+pub(super) const FILE: &str = "accel.db";
 /// Held while a database is made, migrated or moved aside; using one needs no lock of ours.
 const LOCK: &str = "accel.db.lock";
 /// Pause between two attempts to get the lock.

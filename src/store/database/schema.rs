@@ -4,8 +4,9 @@
 
 use rusqlite::{Connection, ffi};
 
-/// Times are milliseconds since the Unix epoch.
-const STEPS: [&str; 1] = ["
+/// Times are milliseconds since the Unix epoch, money is millionths of a dollar.
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE lease (
         id TEXT PRIMARY KEY,
         state TEXT NOT NULL,
@@ -52,7 +53,36 @@ const STEPS: [&str; 1] = ["
         PRIMARY KEY (run, job)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX job_run_started ON job_run (started_at);
-"];
+",
+    "
+    CREATE TABLE attempt (
+        run TEXT NOT NULL,
+        job TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        project TEXT NOT NULL,
+        worktree TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        place TEXT NOT NULL,
+        started_at INTEGER NOT NULL,
+        sync_ms INTEGER NOT NULL,
+        image_ms INTEGER NOT NULL,
+        queue_ms INTEGER NOT NULL,
+        start_ms INTEGER NOT NULL,
+        run_ms INTEGER NOT NULL,
+        outputs_ms INTEGER NOT NULL,
+        image_built INTEGER NOT NULL,
+        warm INTEGER NOT NULL,
+        bytes_sent INTEGER NOT NULL,
+        ended TEXT NOT NULL,
+        cause TEXT,
+        cost INTEGER,
+        load_percent INTEGER,
+        PRIMARY KEY (run, job, attempt)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX attempt_job ON attempt (project, job, place, started_at);
+    CREATE INDEX attempt_started ON attempt (started_at);
+",
+];
 
 /// The version that this accel reads and writes.
 pub(super) const VERSION: usize = STEPS.len();
