@@ -89,7 +89,9 @@ impl AuthTokens {
         };
         let (valid, due, now_seen) = self.standing();
         if now_seen != seen {
-            if let Some(failure) = self.state().failure.clone() {
+            // The state is locked for this line alone: what follows locks it again.
+            let failure = self.state().failure.clone();
+            if let Some(failure) = failure {
                 return self.without_a_new_one(failure);
             }
             if valid && !due {
@@ -169,4 +171,24 @@ fn time_claim(token: &str, name: &str) -> Option<Duration> {
     let json = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&json).ok()?;
     Duration::try_from_secs_f64(claims.get(name)?.as_f64()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::SystemClock;
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_fetch_that_fails_shares_the_failure() {
+        let tokens = AuthTokens::new(Arc::new(SystemClock));
+        let refused = ModalError::new(ErrorKind::NotFound, "AuthTokenGet", "no such environment");
+        let first = tokens.get(async |_| {
+            tokio::task::yield_now().await;
+            Err(refused.clone())
+        });
+        let second = tokens.get(async |_| panic!("the server is not asked again"));
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(first.unwrap_err().message, "no such environment");
+        assert_eq!(second.unwrap_err().message, "no such environment");
+    }
 }
