@@ -552,6 +552,8 @@ pub struct Layered {
     pub secrets: Vec<Secret>,
     /// Variables of this step alone.
     pub env: IndexMap<String, Text>,
+    /// More sets of them, weaker than `env`, the weakest first.
+    pub env_secrets: Vec<IndexMap<String, Text>>,
     /// Mounted while the step runs, by path; only for `run`.
     pub volumes: IndexMap<String, Volume>,
     pub force_build: bool,
@@ -634,6 +636,7 @@ pub struct UvSync {
     pub project: Text,
     pub groups: Vec<Text>,
     pub extras: Vec<Text>,
+    /// Whether uv.lock is taken as it is; otherwise it may be missing.
     pub frozen: bool,
     pub extra_options: Option<Text>,
     pub uv_version: Option<Text>,

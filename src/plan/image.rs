@@ -236,6 +236,9 @@ fn host_image() -> CompiledImage {
     CompiledImage { spec: Arc::new(spec), gpu: None, provenance: BTreeMap::new() }
 }
 
+const PATHS_ARE_RELATIVE: &str =
+    "paths are relative to the folder of accel.toml: create the file or correct the path";
+
 /// Files of an image, with what cannot be read reported.
 pub struct Reader<'a> {
     files: &'a dyn FileSource,
@@ -249,8 +252,17 @@ impl Reader<'_> {
     }
 
     pub fn file_at(&self, path: &Path, at: Option<Location>) -> FileRef {
+        self.needed(path, at, PATHS_ARE_RELATIVE)
+    }
+
+    /// The lock file of a project that is to be installed just as locked.
+    pub fn uv_lock(&self, path: &Path, at: Option<Location>) -> FileRef {
+        self.needed(path, at, "make it with `uv lock`, or write `frozen = false` in `uv_lock` to go without")
+    }
+
+    fn needed(&self, path: &Path, at: Option<Location>, help: &str) -> FileRef {
         let contents = self.files.contents(path).unwrap_or_else(|reason| {
-            self.report_missing(path, &reason, at);
+            self.report_missing(path, &reason, at, help);
             Arc::from([])
         });
         FileRef { path: path.to_owned(), contents }
@@ -267,14 +279,14 @@ impl Reader<'_> {
         let file = self.file(text, at);
         let contents = requirements::inline(&file, &|path| {
             let path = tidy(path);
-            self.files.contents(&path).inspect_err(|reason| self.report_missing(&path, reason, at)).ok()
+            let missing = |reason: &String| self.report_missing(&path, reason, at, PATHS_ARE_RELATIVE);
+            self.files.contents(&path).inspect_err(missing).ok()
         });
         FileRef { contents, ..file }
     }
 
-    fn report_missing(&self, path: &Path, reason: &str, at: Option<Location>) {
+    fn report_missing(&self, path: &Path, reason: &str, at: Option<Location>, help: &str) {
         let message = format!("cannot read `{}`: {reason}", path.display());
-        let help = "paths are relative to the folder of accel.toml: create the file or correct the path";
         self.fill.report(Diagnostic::error("missing-file", message).at(at).help(help));
     }
 }

@@ -3,7 +3,7 @@
 //! | part | ingredients |
 //! |---|---|
 //! | base | kind, reference or Dockerfile contents, build arguments, set-up commands, login, python |
-//! | layer | the digest below it, kind, packages, commands, options, file contents, gpu, secrets' names, env, `force_build` |
+//! | layer | the digest below it, kind, packages, commands, options, file contents, gpu, secrets' names, env, `force_build`, volumes, env_secrets |
 //! | pyproject | the dependencies taken from it, not the rest of the file |
 //! | copy | the names; contents are read when the layer is built |
 //!
@@ -52,7 +52,7 @@ pub fn layer_digest(below: Digest, layer: &LayerSpec) -> Digest {
     step(&mut fields, &layer.step);
     let gpu = layer.gpu.as_ref().map(ToString::to_string);
     fields.option(gpu.as_deref()).secrets(&layer.secrets).map(&layer.env).flag(layer.force_build);
-    fields.volumes(&layer.volumes);
+    fields.volumes(&layer.volumes).each(&layer.env_secrets, Fields::map);
     fields.0.finish()
 }
 

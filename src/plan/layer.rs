@@ -57,6 +57,7 @@ pub fn compile(layer: &Layered, image: &Image, reader: &Reader<'_>, origin: Stri
         gpu: layer.gpu.as_ref().and_then(|gpu| fill.gpu(gpu)).map(|choice| choice.gpu),
         secrets: secrets(layer, image),
         env: fill.map(&layer.env, Some(layer.location)),
+        env_secrets: layer.env_secrets.iter().map(|set| fill.map(set, Some(layer.location))).collect(),
         volumes: layer.volumes.clone(),
         force_build: layer.force_build,
         digest: Digest::of(&[]),
@@ -160,7 +161,7 @@ fn uv_sync(sync: &UvSync, at: Option<Location>, reader: &Reader<'_>) -> StepSpec
     let lock = tidy(&project.join("uv.lock"));
     StepSpec::UvSync {
         pyproject: reader.file_at(&tidy(&project.join("pyproject.toml")), at),
-        lock: if sync.frozen { Some(reader.file_at(&lock, at)) } else { reader.optional_file(&lock) },
+        lock: if sync.frozen { Some(reader.uv_lock(&lock, at)) } else { reader.optional_file(&lock) },
         sync: UvSync {
             project: text_of(&project),
             groups: fill.texts(&sync.groups, at),

@@ -279,6 +279,8 @@ pub struct LayerSpec {
     pub gpu: Option<Gpu>,
     pub secrets: Vec<Secret>,
     pub env: IndexMap<String, String>,
+    /// More variables of the step alone, weaker than `env`, the weakest set first.
+    pub env_secrets: Vec<IndexMap<String, String>>,
     /// Mounted while the step runs, by path; only for [`StepSpec::Run`].
     pub volumes: IndexMap<String, Volume>,
     pub force_build: bool,
@@ -286,6 +288,18 @@ pub struct LayerSpec {
     pub digest: Digest,
     /// `accel.toml:31`, for messages about a failed build.
     pub origin: String,
+}
+
+impl LayerSpec {
+    /// All variables of the step alone, for places that do not keep the sets apart.
+    pub fn variables(&self) -> IndexMap<String, String> {
+        self.env_secrets
+            .iter()
+            .chain([&self.env])
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -268,6 +268,7 @@ version = 1
 [images.a]
 requirements = ["missing.txt"]
 pyproject = "pyproject.toml"
+uv_lock = "missing"
 [jobs.one]
 image = "a"
 run = "true"
@@ -281,15 +282,36 @@ run = "true"
     let missing: Files = BTreeMap::from([
         (PathBuf::from("missing.txt"), Err("no such file".to_owned())),
         (PathBuf::from("pyproject.toml"), Ok(Arc::from(&b"[tool.x]"[..]))),
+        (PathBuf::from("missing/pyproject.toml"), Ok(Arc::from(&b"[project]"[..]))),
+        (PathBuf::from("missing/uv.lock"), Err("no such file".to_owned())),
     ]);
     let findings = compile(&config, &Selection::everything(), &missing).unwrap_err();
     let shown = findings.iter().map(|f| format!("{}: {} | {}", f.code, f.message, f.help.join("; ")));
     insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @r#"
     missing-file: cannot read `missing.txt`: no such file | paths are relative to the folder of accel.toml: create the file or correct the path
     bad-pyproject: `pyproject.toml` has no [project] table | declare `dependencies` under [project], or list the packages under `pip`
+    missing-file: cannot read `missing/uv.lock`: no such file | make it with `uv lock`, or write `frozen = false` in `uv_lock` to go without
     bad-gpu: `many` is no number of GPUs | write a kind and a number from 1 to 8: "H100:2"
     "#);
     assert!(findings.iter().all(|finding| finding.location.is_some()));
+}
+
+#[test]
+fn sets_of_variables_of_a_layer_stay_apart_and_its_env_wins() {
+    let layer = |keys: &str| {
+        let toml = format!(
+            "version = 1\n[jobs.j]\nrun = \"true\"\nimage = {{ layers = [{{ run = \"x\", {keys} }}] }}\n"
+        );
+        compiled(&toml, &["j"]).jobs[0].spec.image.layers[0].clone()
+    };
+    let apart = layer(r#"env = { A = "env" }, env_secrets = [{ A = "1", B = "1" }, { B = "2" }]"#);
+    let together = layer(r#"env = { A = "env" }, env_secrets = [{ A = "1", B = "2" }]"#);
+    assert_eq!(apart.env_secrets.len(), 2);
+    let variables: Vec<_> = apart.variables().into_iter().collect();
+    let expected = [("A", "env"), ("B", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(variables, expected);
+    assert_eq!(apart.variables(), together.variables());
+    assert_ne!(apart.digest, together.digest);
 }
 
 #[test]

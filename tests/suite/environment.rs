@@ -181,6 +181,7 @@ fn image(steps: Vec<StepSpec>) -> Arc<ImageSpec> {
         gpu: None,
         secrets: Vec::new(),
         env: IndexMap::new(),
+        env_secrets: Vec::new(),
         volumes: IndexMap::new(),
         force_build: false,
         digest: Digest::of(b""),

@@ -105,6 +105,8 @@ step_tables! {
             gpu: GpuName,
             /// Modal secrets that the build step sees.
             secrets: Vec<SecretEntry>,
+            /// More sets of variables of this step alone, weaker than `env`; on Modal each is a secret of its own.
+            env_secrets: Vec<Map<VariableName, Scalar>>,
             /// Modal volumes that the build step sees, by mount path.
             volumes: Map<MountPath, VolumeEntry>,
             /// Builds again even where the layer is cached.
@@ -198,7 +200,7 @@ keys! {
         groups: Vec<Text>,
         /// Extras.
         extras: Vec<Text>,
-        /// Takes the lock as it is. Default: true.
+        /// Takes uv.lock as it is. Default: true. With false uv may resolve anew, and uv.lock may be missing.
         frozen: bool,
         /// More options for `uv sync`, as one text.
         extra_options: Text,

@@ -111,6 +111,9 @@ fn layer_view(layer: &LayerSpec) -> Value {
     if !layer.env.is_empty() {
         put("build_env", json!(layer.env));
     }
+    if !layer.env_secrets.is_empty() {
+        put("env_secrets", json!(layer.env_secrets));
+    }
     if !layer.volumes.is_empty() {
         put(
             "volumes",

@@ -117,7 +117,7 @@ impl Rendered {
 
     fn layer(&mut self, number: usize, layer: &LayerSpec) -> Result<(), RenderError> {
         let folder = format!(".accel/{number}");
-        let export = exports(&layer.env);
+        let export = exports(&layer.variables());
         match &layer.step {
             StepSpec::Apt(packages) => self.run(
                 &export,

@@ -114,7 +114,7 @@ impl Recipe {
         let Some(kind) = self.kind(&layer.step, root)?.filter(|kind| !kind.is_empty()) else { return Ok(()) };
         self.force_build |= layer.force_build;
         let mut env = image_env.clone();
-        env.extend(layer.env.clone());
+        env.extend(layer.variables());
         let action = Action { kind, env, origins: vec![layer.origin.clone()] };
         match self.actions.last_mut() {
             Some(last) if last.joins(&action) => last.join(action),

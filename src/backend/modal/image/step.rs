@@ -34,9 +34,11 @@ pub(super) fn compile(
     Ok(requests)
 }
 
+/// Later ones win, so the step's own `env` is last.
 fn secrets(layer: &LayerSpec) -> Vec<BuildSecret> {
     let named = layer.secrets.iter().cloned().map(BuildSecret::Named);
-    let inline = (!layer.env.is_empty()).then(|| BuildSecret::Inline(layer.env.clone()));
+    let env = (!layer.env.is_empty()).then_some(&layer.env);
+    let inline = layer.env_secrets.iter().chain(env).cloned().map(BuildSecret::Inline);
     named.chain(inline).collect()
 }
 

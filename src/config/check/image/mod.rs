@@ -125,6 +125,10 @@ impl Checker {
                 .unwrap_or_default(),
             volumes: keys.volumes.map(|volumes| volume_map(volumes.value)).unwrap_or_default(),
             env,
+            env_secrets: keys
+                .env_secrets
+                .map(|sets| sets.value.into_iter().map(arguments).collect())
+                .unwrap_or_default(),
             force_build: keys.force_build.is_some_and(|force| force.value),
         };
         self.steps(steps, &extra, location, layers);

@@ -145,6 +145,7 @@ pub(super) struct StepExtra {
     pub secrets: Vec<Secret>,
     pub volumes: IndexMap<String, Volume>,
     pub env: IndexMap<String, String>,
+    pub env_secrets: Vec<IndexMap<String, String>>,
     pub force_build: bool,
 }
 
@@ -156,6 +157,7 @@ impl StepExtra {
             secrets: self.secrets.clone(),
             volumes: self.volumes.clone(),
             env: self.env.clone(),
+            env_secrets: self.env_secrets.clone(),
             force_build: self.force_build,
             location,
         }
