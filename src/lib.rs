@@ -11,7 +11,7 @@
 //! | 1 | [`domain`], [`event`], [`redact`], [`config`] | 0 | network, terminal |
 //! | 2 | [`plan`], [`route`] | 0–1 | any I/O; files and facts are arguments |
 //! | 3 | [`process`], [`net`], [`store`], [`workspace`], [`backend`] | 0–2 | clap, terminal, raw config |
-//! | 4 | [`engine`], [`sink`] | 0–3 | engine names no backend; sinks name neither backend nor engine |
+//! | 4 | [`engine`], [`sink`], [`watch`] | 0–3 | engine names no backend; sinks name neither backend nor engine |
 //! | 5 | [`cli`] | all | wire types of Modal |
 //!
 //! `tests/architecture.rs` enforces the table.
@@ -41,4 +41,5 @@ pub mod redact;
 pub mod route;
 pub mod sink;
 pub mod store;
+pub mod watch;
 pub mod workspace;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::plan::spec::StopSignal;
+
 /// How far a cancellation has gone. The order is the ladder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CancelLevel {
@@ -33,16 +35,19 @@ pub enum StopReason {
     /// The reader of accel's standard output went away (`| head`), for which a program that writes by itself
     /// gets SIGPIPE.
     Unread,
+    /// A newer run takes the place of this one: the signal that the job wants for that.
+    Superseded(StopSignal),
 }
 
 impl StopReason {
-    /// The number of the signal, the same on every system accel runs on.
+    /// The number of the signal.
     pub fn signal(self) -> i32 {
         match self {
             Self::Hangup => 1,
             Self::Interrupt => 2,
             Self::Unread => 13,
             Self::Terminate => 15,
+            Self::Superseded(signal) => number(signal),
         }
     }
 
@@ -52,6 +57,7 @@ impl StopReason {
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
             Self::Unread => "SIGPIPE",
+            Self::Superseded(signal) => signal.name(),
         }
     }
 
@@ -63,6 +69,20 @@ impl StopReason {
             reason => reason,
         }
     }
+}
+
+fn number(signal: StopSignal) -> i32 {
+    use rustix::process::Signal;
+    let signal = match signal {
+        StopSignal::Hangup => Signal::HUP,
+        StopSignal::Interrupt => Signal::INT,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::Terminate => Signal::TERM,
+        StopSignal::Kill => Signal::KILL,
+        StopSignal::User1 => Signal::USR1,
+        StopSignal::User2 => Signal::USR2,
+    };
+    signal.as_raw()
 }
 
 impl CancelLevel {

@@ -13,34 +13,10 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 pub use clap_complete::Shell;
 
 use super::ambient::ColorWish;
+use super::help::{EXAMPLES, EXIT_CODES, RUN_EXAMPLES, WATCH_EXAMPLES};
 use crate::base::duration::{DURATION_HELP, parse_duration};
 use crate::base::exit_code;
 use crate::diag::ColorChoice;
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0      success
-  n      the job's own code, when one job was asked for
-  1      several jobs were asked for and some failed
-  2      bad usage, or accel.toml has errors
-  124    timed out
-  125    accel itself failed
-  126    the command cannot be executed
-  127    the command was not found
-  128+n  the job was ended by signal n
-  129    stopped by SIGHUP
-  130    stopped by Ctrl-C (SIGINT)
-  141    stopped because nobody read the output any more (| head)
-  143    stopped by SIGTERM";
-
-const EXAMPLES: &str = "\
-Examples:
-  accel init              write an accel.toml for this project
-  accel list              show the jobs
-  accel run test          run one job, after those that it needs
-  accel run lint test     run several, in parallel
-  accel run test -- -x    add arguments to the job's command
-  accel plan test         show what would run, and where each value came from";
 
 /// Run the jobs of accel.toml, on this machine or on Modal.
 ///
@@ -129,6 +105,17 @@ pub enum Command {
     /// several were and some failed.
     #[command(visible_alias = "r", after_help = RUN_EXAMPLES, after_long_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
     Run(RunArgs),
+
+    /// Run jobs, and again whenever what they read changes
+    ///
+    /// A job follows its `watch.paths`, else its `inputs`, else all that would travel to Modal; never its outputs,
+    /// ignored files, or a file that is written again with the same contents. A change in what a needed job reads
+    /// runs that one first. Changes of accel.toml are taken over, mistakes in it shown while the last good one
+    /// stays. On a terminal: Enter or r runs again, a runs all, m moves between this machine and Modal, q quits.
+    ///
+    /// Exit code: 0 after q; 129, 130 or 143 after a signal; 2 when accel.toml has errors at the start.
+    #[command(visible_alias = "w", after_help = WATCH_EXAMPLES)]
+    Watch(WatchArgs),
 
     /// Show the jobs of the file
     #[command(visible_alias = "ls")]
@@ -249,17 +236,9 @@ Examples:
     Completions { shell: Shell },
 }
 
-const RUN_EXAMPLES: &str = "\
-Examples:
-  accel run test                 one job
-  accel run lint test            several
-  accel run 'bench-*'            all that match
-  accel run 'test[python=3.12]'  one combination of a matrix
-  accel run test -- -k parser    arguments for the job's command
-  accel run test --on local      whatever the rules say";
-
+/// Which jobs to run, and how.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct JobArgs {
     /// Names, globs or matrix combinations of jobs
     #[arg(value_name = "JOB")]
     pub names: Vec<String>,
@@ -284,13 +263,33 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
 
+    /// Arguments for the job's command, after --
+    #[arg(last = true, value_name = "ARG")]
+    pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub jobs: JobArgs,
+
     /// Show what would run and where, and run nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Arguments for the job's command, after --
-    #[arg(last = true, value_name = "ARG")]
-    pub arguments: Vec<String>,
+    /// Run again whenever something changes, as `accel watch` does
+    #[arg(short, long, conflicts_with = "dry_run")]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    pub jobs: JobArgs,
+
+    /// Look for changes every second instead of being told: for folders whose changes the system does not tell
+    #[arg(long)]
+    pub poll: bool,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

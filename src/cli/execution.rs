@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::backend::local::environment::{Host, UvEnvironments};
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings};
-use crate::backend::{Backend, CancelLevel, CancelSource, StopReason};
+use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
@@ -25,6 +25,7 @@ use crate::store::{Database, History};
 use super::ambient::{Ambient, ColorWish};
 use super::context::Context;
 use super::error::CommandError;
+use super::keyboard::Keyboard;
 use super::modal::Modal;
 use super::printer::{Format, Printer, Verbosity};
 use super::routing::{self, Quotes};
@@ -60,54 +61,110 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
 /// Runs the plan to its exit code.
 pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path) -> Result<u8, CommandError> {
     let plan = Arc::new(plan);
-    let run = uuid::Uuid::new_v4().simple().to_string();
     let supervisor = Supervisor::new(Ownership::Process);
-    let color = color_hint(&plan, wishes.color, context.ambient);
-    let modal = Arc::new(Modal::new(&plan, &run, color, &supervisor, context.ambient, folder));
-    let backends = backends(&run, color, &supervisor, context.ambient, folder, &modal);
-    let options = RunOptions {
-        run,
-        parallel: parallel(wishes.limit, plan.jobs.len()),
-        on_failure: wishes.on_failure,
-        fallback: wishes.fallback,
-        output: match context.printer.format {
-            Format::Text => OutputPolicy::InheritWhenAlone,
-            Format::Json => OutputPolicy::Events,
-        },
-        jitter: Jitter::random(),
-    };
-    let (secrets, unmasked) = secrets::known(&plan, context.ambient);
-    if plan.jobs.len() > 1 || context.printer.format == Format::Json {
-        unmasked.iter().for_each(|unmasked| context.printer.warning(&unmasked.text()));
-    }
-    let database = Database::new(context.ambient.directories(folder));
-    let runs = Runs::new(database.clone());
-    let record = RecordSink::new(runs, plan.project.as_str(), plan.root.to_string_lossy());
-    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(record)];
-    if wishes.recorded == Recorded::InHistory {
-        sinks.push(Box::new(HistorySink::new(Arc::clone(&plan), History::new(database))));
-    }
-    let beside = Beside {
-        secrets,
-        sinks,
-        step_logs: StepLogs::OnFailure,
-        left_behind: Box::new({
-            let modal = Arc::clone(&modal);
-            move || modal.left_behind()
-        }),
-    };
-    let summary = watched(context, &supervisor, beside, async |emitter, cancel| {
-        let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, cancel.watch(), folder)?;
-        let run = async {
-            let decide = routing::decide(&plan, &gatherer, Quotes::By(&modal)).await;
-            engine::run(Arc::clone(&plan), options, backends, decide, emitter, cancel.watch()).await
-        };
-        let summary = beside_connecting(&modal, &plan, run).await;
-        modal.finish().await;
-        Ok::<_, CommandError>(summary)
+    let execution = Execution { context, supervisor: &supervisor, folder, wishes, caller: None };
+    let prepared = execution.prepare(Arc::clone(&plan));
+    let summary = watched(context, &supervisor, prepared.beside(), async |emitter, cancel| {
+        prepared.run(emitter, cancel.watch()).await
     })??;
-    modal.unheard_of().iter().for_each(|text| context.printer.warning(text));
+    prepared.mention_unheard_of();
     Ok(engine::exit_code(&plan, &summary))
+}
+
+/// What stays the same over any number of runs.
+pub struct Execution<'a> {
+    pub context: &'a Context<'a>,
+    pub supervisor: &'a Supervisor,
+    pub folder: &'a Path,
+    pub wishes: Wishes,
+    /// Who calls, where neither a variable nor the surroundings say so.
+    pub caller: Option<&'static str>,
+}
+
+impl Execution<'_> {
+    /// A run of this plan, not begun yet.
+    pub fn prepare(&self, plan: Arc<Plan>) -> PreparedRun<'_> {
+        let ambient = self.context.ambient;
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let color = color_hint(&plan, self.wishes.color, ambient);
+        let modal = Arc::new(Modal::new(&plan, &id, color, self.supervisor, ambient, self.folder));
+        PreparedRun { execution: self, plan, id, color, modal }
+    }
+}
+
+/// One run of a plan.
+pub struct PreparedRun<'a> {
+    execution: &'a Execution<'a>,
+    plan: Arc<Plan>,
+    id: String,
+    color: ColorHint,
+    modal: Arc<Modal>,
+}
+
+impl PreparedRun<'_> {
+    /// What goes with the showing of this run; says which secrets cannot be hidden.
+    pub fn beside(&self) -> Beside {
+        let Execution { context, folder, wishes, .. } = self.execution;
+        let (ambient, printer) = (context.ambient, &context.printer);
+        let (secrets, unmasked) = secrets::known(&self.plan, ambient);
+        if self.plan.jobs.len() > 1 || printer.format == Format::Json {
+            unmasked.iter().for_each(|unmasked| printer.warning(&unmasked.text()));
+        }
+        let database = Database::new(ambient.directories(folder));
+        let runs = Runs::new(database.clone());
+        let record = RecordSink::new(runs, self.plan.project.as_str(), self.plan.root.to_string_lossy());
+        let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(record)];
+        if wishes.recorded == Recorded::InHistory {
+            sinks.push(Box::new(HistorySink::new(Arc::clone(&self.plan), History::new(database))));
+        }
+        Beside { secrets, sinks, step_logs: StepLogs::OnFailure, left_behind: self.left_behind() }
+    }
+
+    /// Sentences about what outlives accel when it leaves at once.
+    pub fn left_behind(&self) -> LeftBehind {
+        let modal = Arc::clone(&self.modal);
+        Box::new(move || modal.left_behind())
+    }
+
+    /// Runs the plan to its end.
+    pub async fn run(
+        &self,
+        emitter: event::Emitter,
+        cancel: Cancel,
+    ) -> Result<engine::Summary, CommandError> {
+        let Execution { context, supervisor, folder, caller, .. } = self.execution;
+        let (ambient, plan, modal) = (context.ambient, &self.plan, &self.modal);
+        let backends = backends(&self.id, self.color, supervisor, ambient, folder, modal);
+        let caller = routing::caller(ambient, *caller)?;
+        let gatherer = routing::gatherer(plan, ambient, caller, supervisor, cancel.clone(), folder);
+        let run = async {
+            let decide = routing::decide(plan, &gatherer, Quotes::By(modal)).await;
+            engine::run(Arc::clone(plan), self.options(), backends, decide, emitter, cancel).await
+        };
+        let summary = beside_connecting(modal, plan, run).await;
+        modal.finish().await;
+        Ok(summary)
+    }
+
+    /// After all has been shown: warns of sandboxes that may be left and that nobody knows by name.
+    pub fn mention_unheard_of(&self) {
+        self.modal.unheard_of().iter().for_each(|text| self.execution.context.printer.warning(text));
+    }
+
+    fn options(&self) -> RunOptions {
+        let Execution { context, wishes, .. } = self.execution;
+        RunOptions {
+            run: self.id.clone(),
+            parallel: parallel(wishes.limit, self.plan.jobs.len()),
+            on_failure: wishes.on_failure,
+            fallback: wishes.fallback,
+            output: match context.printer.format {
+                Format::Text => OutputPolicy::InheritWhenAlone,
+                Format::Json => OutputPolicy::Events,
+            },
+            jitter: Jitter::random(),
+        }
+    }
 }
 
 /// Connects to Modal while facts are gathered and needs are run, if some job is certain to go there.
@@ -128,6 +185,9 @@ async fn beside_connecting<T>(modal: &Modal, plan: &Plan, run: impl Future<Outpu
     }
 }
 
+/// Sentences about what outlives accel when it leaves at once.
+pub type LeftBehind = Box<dyn Fn() -> Vec<String>>;
+
 /// What goes with the showing of events.
 pub struct Beside {
     /// Shown by no sink.
@@ -135,8 +195,7 @@ pub struct Beside {
     /// Sinks other than the one that shows.
     pub sinks: Vec<Box<dyn Sink>>,
     pub step_logs: StepLogs,
-    /// Sentences about what outlives accel when it leaves at once.
-    pub left_behind: Box<dyn Fn() -> Vec<String>>,
+    pub left_behind: LeftBehind,
 }
 
 impl Beside {
@@ -155,32 +214,63 @@ pub fn watched<T>(
     mut beside: Beside,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
-    let cannot = |error: std::io::Error| CommandError::failed(format!("cannot start: {error}"));
     let runtime = runtime()?;
-    let (emitter, receiver) = event::channel();
     let source = Arc::new(CancelSource::default());
-    let unread = Arc::downgrade(&source);
-    let stop_unread = move || {
-        if let Some(source) = unread.upgrade() {
-            source.raise(CancelLevel::Stop(StopReason::Unread));
+    let done = runtime.block_on(async {
+        let (emitter, shown) = show(context, &mut beside, &source)?;
+        let signals = Signals::listen(IgnoredSignals::of_this_process()).map_err(cannot_start)?;
+        let keyboard = Keyboard::none();
+        let done = tokio::select! {
+            done = work(emitter, &source) => done,
+            never = signals.raise(&source, supervisor, &keyboard, &beside.left_behind) => never,
+        };
+        Ok::<_, CommandError>((done, shown))
+    });
+    let (done, shown) = done?;
+    shown.finish(context);
+    Ok(done)
+}
+
+fn cannot_start(error: std::io::Error) -> CommandError {
+    CommandError::failed(format!("cannot start: {error}"))
+}
+
+/// The running thread that shows events.
+pub struct Shown(sink::SinkThread);
+
+impl Shown {
+    /// Waits until all has been shown; every emitter has to be gone.
+    pub fn finish(self, context: &Context<'_>) {
+        for failure in self.0.join() {
+            context.printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
         }
-    };
-    let shown = sink(&context.printer, context.ambient, beside.step_logs, stop_unread).map_err(cannot)?;
+    }
+}
+
+/// Starts to show what is emitted. When the reader of standard output goes away, `source` is told to stop.
+pub fn show(
+    context: &Context<'_>,
+    beside: &mut Beside,
+    source: &Arc<CancelSource>,
+) -> Result<(event::Emitter, Shown), CommandError> {
+    let (emitter, receiver) = event::channel();
+    let stop = stop_unread(source);
+    let shown = sink(&context.printer, context.ambient, beside.step_logs, stop).map_err(cannot_start)?;
     let mut sinks = vec![shown];
     sinks.extend(std::mem::take(&mut beside.sinks));
-    let thread = sink::start(receiver, sinks, beside.secrets).map_err(cannot)?;
-    let done = runtime.block_on(async {
-        let signals = Signals::listen(IgnoredSignals::of_this_process())?;
-        tokio::select! {
-            done = work(emitter, &source) => Ok(done),
-            never = signals.raise(&source, supervisor, &beside.left_behind) => never,
+    let secrets = std::mem::take(&mut beside.secrets);
+    let thread = sink::start(receiver, sinks, secrets).map_err(cannot_start)?;
+    Ok((emitter, Shown(thread)))
+}
+
+/// Nobody wants what nobody reads.
+pub fn stop_unread(source: &Arc<CancelSource>) -> impl FnOnce() + Send + use<> {
+    let source = Arc::downgrade(source);
+    move || {
+        if let Some(source) = source.upgrade() {
+            source.raise(CancelLevel::Stop(StopReason::Unread));
         }
-    });
-    // Every emitter is gone with the work, so this ends once all has been shown.
-    for failure in thread.join() {
-        context.printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
     }
-    done.map_err(cannot)
 }
 
 fn parallel(limit: Option<NonZeroUsize>, jobs: usize) -> Parallel {

@@ -12,7 +12,9 @@ pub mod context;
 pub mod error;
 pub mod execution;
 pub mod held;
+mod help;
 mod init;
+pub mod keyboard;
 pub mod modal;
 pub mod not_built;
 pub mod printer;
@@ -21,6 +23,7 @@ pub mod remote;
 pub mod routing;
 pub mod secrets;
 pub mod signals;
+mod watching;
 
 pub use ambient::Ambient;
 
@@ -58,6 +61,7 @@ fn dispatch(command: Option<&Command>, context: &Context<'_>) -> Outcome {
     let Some(command) = command else { return commands::welcome::run(context) };
     match command {
         Command::Run(args) => commands::run::run(args, context),
+        Command::Watch(args) => commands::watch::run(args, context),
         Command::List(args) => commands::list::run(args, context),
         Command::Check => commands::check::run(context),
         Command::Plan(args) => commands::plan::run(args, context),

@@ -27,16 +27,17 @@ use crate::config::variables;
 pub fn gatherer(
     plan: &Plan,
     ambient: &Ambient,
+    caller: &'static str,
     supervisor: &Supervisor,
     cancel: Cancel,
     folder: &Path,
-) -> Result<Gatherer, CommandError> {
+) -> Gatherer {
     let directories = ambient.directories(folder);
-    Ok(Gatherer::new(Surroundings {
+    Gatherer::new(Surroundings {
         root: plan.root.clone(),
         project: plan.project.clone(),
         variables: ambient.variables.0.clone(),
-        caller: caller(ambient)?,
+        caller,
         supervisor: supervisor.clone(),
         cancel,
         sync: plan.sync.clone(),
@@ -44,7 +45,7 @@ pub fn gatherer(
         history: History::new(Database::new(directories.clone())),
         remote: Arc::new(ModalFacts::new(plan, ambient, directories)),
         value_of_time: plan.budget.value_of_time,
-    }))
+    })
 }
 
 /// Whether decisions for Modal say what they cost.
@@ -116,13 +117,16 @@ const AGENT_VARIABLES: [&str; 8] = [
     "COPILOT_CLI",     // GitHub Copilot CLI
 ];
 
-/// Who calls: as `ACCEL_CALLER` says, else as the surroundings show. An agent within CI is an agent.
-pub fn caller(ambient: &Ambient) -> Result<&'static str, CommandError> {
+/// Who calls: as `ACCEL_CALLER` says, else `known`, else as the surroundings show. An agent within CI is an agent.
+pub fn caller(ambient: &Ambient, known: Option<&'static str>) -> Result<&'static str, CommandError> {
     if let Some(text) = ambient.variables.text(variables::CALLER) {
         return CALLERS.into_iter().find(|caller| *caller == text).ok_or_else(|| {
             CommandError::usage(format!("{} is `{text}`", variables::CALLER))
                 .help(format!("set it to one of {}", CALLERS.join(", ")))
         });
+    }
+    if let Some(known) = known {
+        return Ok(known);
     }
     let set = |name: &str| ambient.variables.text(name).is_some_and(|value| value != "0" && value != "false");
     Ok(if AGENT_VARIABLES.into_iter().any(set) {

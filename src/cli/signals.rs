@@ -10,6 +10,7 @@ use crate::backend::{CancelLevel, CancelSource, StopReason};
 use crate::base::exit_code;
 use crate::process::Supervisor;
 
+use super::keyboard::{Keyboard, Listening};
 use super::printer;
 
 pub struct Signals {
@@ -35,22 +36,30 @@ impl Signals {
     }
 
     /// Raises the level with every signal that asks to end; ends the process at the third. One that asks to
-    /// pause stops what `supervisor` started and accel itself, until accel is continued. `left` says what outlives
-    /// accel when it leaves at once, a sentence each.
+    /// pause stops what `supervisor` started and accel itself, until accel is continued; `keyboard` is released
+    /// for that time. `left` says what outlives accel when it leaves at once, a sentence each.
     pub async fn raise(
         mut self,
         source: &CancelSource,
         supervisor: &Supervisor,
+        keyboard: &Keyboard,
         left: impl Fn() -> Vec<String>,
     ) -> ! {
         let cancel = source.watch();
-        let pause = || cancel.note_suspension(supervisor.suspend());
+        let pause = || {
+            let listened = keyboard.release();
+            cancel.note_suspension(supervisor.suspend());
+            if listened == Listening::Yes {
+                keyboard.listen();
+            }
+        };
         let first = self.next(pause).await;
         source.raise(CancelLevel::Stop(first));
         self.next(pause).await;
         source.raise(CancelLevel::Kill);
         let last = self.next(pause).await;
         supervisor.take_terminal_back();
+        keyboard.release();
         let leaving = "leaving at once; commands that still run are left to themselves".to_owned();
         let lines: String =
             std::iter::once(leaving).chain(left()).map(|text| format!("accel: {text}\n")).collect();

@@ -276,7 +276,7 @@ pub enum WatchNotify {
 }
 
 /// Signals a job may ask to be stopped with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopSignal {
     Hangup,
     Interrupt,
@@ -285,6 +285,21 @@ pub enum StopSignal {
     Kill,
     User1,
     User2,
+}
+
+impl StopSignal {
+    /// As kill(1) knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Terminate => "SIGTERM",
+            Self::Kill => "SIGKILL",
+            Self::User1 => "SIGUSR1",
+            Self::User2 => "SIGUSR2",
+        }
+    }
 }
 
 /// `route = …`.

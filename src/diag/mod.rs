@@ -70,6 +70,11 @@ impl SourceMap {
         &self.sources[id.0 as usize]
     }
 
+    /// Every file that was read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().filter_map(|source| source.path.as_deref())
+    }
+
     /// What was read first: the file that the others belong to.
     pub fn first(&self) -> Option<&Source> {
         self.sources.first()

@@ -100,11 +100,12 @@ impl Attempt {
     fn needed_outputs(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let mut waiting = self.job().needs.clone();
-        let mut outputs = Vec::new();
+        let mut outputs = self.job().earlier_outputs.clone();
         while let Some(index) = waiting.pop() {
             if seen.insert(index) {
                 let job = &self.plan.jobs[index];
                 outputs.extend(job.spec.outputs.iter().flatten().cloned());
+                outputs.extend(job.earlier_outputs.iter().cloned());
                 waiting.extend(&job.needs);
             }
         }

@@ -14,7 +14,7 @@ use super::slots::Slots;
 use super::{Backends, Decide, Decision, JobReport, OnFailure, OutputPolicy, RunOptions, Summary, exit_code};
 use crate::backend::{Cancel, CancelLevel, Failure, OutputMode, StopReason};
 use crate::domain::{Cause, Place};
-use crate::event::{Emitter, Event, STREAM_VERSION, Verdict};
+use crate::event::{Emitter, Event, STREAM_VERSION, SUPERSEDED, Verdict};
 use crate::plan::spec::{Plan, PlannedJob};
 
 pub(super) struct Dispatcher {
@@ -358,6 +358,7 @@ impl Dispatcher {
         let (name, by) = match level {
             CancelLevel::Run => return,
             CancelLevel::Drain => ("drain", "request"),
+            CancelLevel::Stop(StopReason::Superseded(_)) => ("stop", SUPERSEDED),
             CancelLevel::Stop(reason) => ("stop", reason.signal_name()),
             CancelLevel::Kill => ("kill", "repeated signal"),
         };

@@ -21,6 +21,9 @@ use crate::domain::{Cause, Exit, JobId, Place, Stream};
 /// Version of the `--json` stream. Raised when a field changes meaning or goes away; additions keep it.
 pub const STREAM_VERSION: u32 = 1;
 
+/// Who stops a run in favour of a newer one.
+pub const SUPERSEDED: &str = "a newer run";
+
 /// An event and the moment it happened.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(title = "One line of accel's --json stream")]
@@ -132,7 +135,7 @@ pub enum Event {
         #[schemars(with = "u64")]
         delay: Duration,
     },
-    /// The cancel level rose (it never falls).
+    /// The cancel level rose (it never falls). `by` is a signal, or [`SUPERSEDED`].
     CancelRaised {
         level: String,
         by: String,
@@ -148,6 +151,31 @@ pub enum Event {
         #[serde(rename = "duration_ms", serialize_with = "millis")]
         #[schemars(with = "u64")]
         duration: Duration,
+    },
+    /// `accel watch` follows the folder of accel.toml.
+    WatchStarted {
+        version: u32,
+        jobs: Vec<JobId>,
+        /// Files that are followed.
+        files: usize,
+    },
+    /// A watch begins a run; before the run's own first event.
+    WatchTriggered {
+        cause: WatchCause,
+        jobs: Vec<JobId>,
+        /// What changed, relative to the folder of accel.toml: the first hundred.
+        paths: Vec<String>,
+        /// How many paths changed.
+        count: usize,
+    },
+    /// A watch waits for the next change; after the run's own last event.
+    WatchWaiting {
+        exit_code: u8,
+        #[serde(rename = "duration_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
+        duration: Duration,
+        /// Where the jobs ran, each once.
+        places: Vec<Place>,
     },
     /// Last event of every run.
     RunFinished {
@@ -179,9 +207,27 @@ impl Event {
             | Self::Retry { job, .. }
             | Self::JobFinished { job, .. } => Some(job),
             Self::Notice { job, .. } => job.as_ref(),
-            Self::RunStarted { .. } | Self::CancelRaised { .. } | Self::RunFinished { .. } => None,
+            Self::RunStarted { .. }
+            | Self::CancelRaised { .. }
+            | Self::RunFinished { .. }
+            | Self::WatchStarted { .. }
+            | Self::WatchTriggered { .. }
+            | Self::WatchWaiting { .. } => None,
         }
     }
+}
+
+/// Why a watch begins a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchCause {
+    /// The first run.
+    Start,
+    Change,
+    /// accel.toml says something else.
+    Configuration,
+    /// A key was pressed.
+    Key,
 }
 
 /// The kinds of work around a command.

@@ -32,8 +32,6 @@ use super::spec::{
 
 /// From the polite signal to the kill.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Quiet time after a change before a rerun.
-pub const DEFAULT_DEBOUNCE: Duration = Duration::from_millis(50);
 /// First and longest delay between attempts.
 pub const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// What a retry is for when it does not say.
@@ -61,6 +59,7 @@ pub fn compile(
         name: node.job.name.clone(),
         desc: job.take("desc", |s| &s.desc).map(|desc| job.text(desc)),
         needs: node.needs.clone(),
+        earlier_outputs: Vec::new(),
         spec: Arc::new(spec),
         routing: job.routing(),
         timeout: job.timeout(),
@@ -340,7 +339,7 @@ impl<'a> Resolver<'a> {
                 .watched("ignore", |w| &w.ignore)
                 .map(|v| self.fill.texts(&v.value, self.at(v)))
                 .unwrap_or_default(),
-            debounce: self.watched("debounce", |w| &w.debounce).map_or(DEFAULT_DEBOUNCE, |v| v.value),
+            debounce: self.watched("debounce", |w| &w.debounce).map(|v| v.value),
             on_busy: self.watched("on_busy", |w| &w.on_busy).map_or(OnBusy::Restart, |v| v.value),
             stop_signal: self
                 .watched("stop_signal", |w| &w.stop_signal)

@@ -3,7 +3,7 @@
 //! A [`Plan`] is pure data: every name resolved, every unit parsed, every default filled in. Backends read
 //! these types and nothing of the configuration. Everything here serialises: `accel plan` prints it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,41 @@ pub struct ModalTarget {
     pub environment: Option<String>,
 }
 
+impl Plan {
+    /// Only these jobs; what else they need has passed already.
+    pub fn part(&self, jobs: &BTreeSet<JobId>) -> Self {
+        let kept: Vec<usize> =
+            (0..self.jobs.len()).filter(|index| jobs.contains(&self.jobs[*index].id)).collect();
+        let place = |index: &usize| kept.binary_search(index).ok();
+        let mut plan = self.clone();
+        plan.jobs = kept.iter().map(|index| self.jobs[*index].clone()).collect();
+        for (job, index) in plan.jobs.iter_mut().zip(&kept) {
+            let needs = &self.jobs[*index].needs;
+            job.needs = needs.iter().filter_map(place).collect();
+            job.earlier_outputs = needs
+                .iter()
+                .filter(|need| place(need).is_none())
+                .flat_map(|need| self.outputs_up_to(*need))
+                .collect();
+        }
+        plan.requested.retain(|job| jobs.contains(job));
+        if plan.requested.is_empty() {
+            plan.requested = plan.jobs.iter().map(|job| job.id.clone()).collect();
+        }
+        plan
+    }
+
+    /// Declared outputs of a job and of all that it needs.
+    fn outputs_up_to(&self, index: usize) -> BTreeSet<String> {
+        let job = &self.jobs[index];
+        let mut outputs: BTreeSet<String> = job.spec.outputs.iter().flatten().cloned().collect();
+        for need in &job.needs {
+            outputs.extend(self.outputs_up_to(*need));
+        }
+        outputs
+    }
+}
+
 /// What travels to Modal; relative to the root.
 #[derive(Debug, Clone, Serialize)]
 pub struct SyncSet {
@@ -71,6 +106,8 @@ pub struct PlannedJob {
     pub desc: Option<String>,
     /// Indices into [`Plan::jobs`], always smaller than this job's own.
     pub needs: Vec<usize>,
+    /// Outputs of needs that have passed already and are no part of the plan; see [`Plan::part`].
+    pub earlier_outputs: Vec<String>,
     pub spec: Arc<SandboxSpec>,
     pub routing: Routing,
     /// Over all attempts; `None`: unlimited locally, Modal's maximum there.
@@ -137,7 +174,8 @@ pub struct WatchSpec {
     /// `None`: inputs, else the sync set.
     pub paths: Option<Vec<String>>,
     pub ignore: Vec<String>,
-    pub debounce: Duration,
+    /// `None`: short for one file, growing while events keep coming.
+    pub debounce: Option<Duration>,
     pub on_busy: OnBusy,
     pub stop_signal: StopSignal,
     pub stop_timeout: Duration,
@@ -236,6 +274,17 @@ pub struct ImageSpec {
     pub local: LocalSpec,
 }
 
+impl ImageSpec {
+    /// The files whose contents are part of it.
+    pub fn files(&self) -> Vec<&FileRef> {
+        let mut files: Vec<&FileRef> = self.layers.iter().flat_map(|layer| layer.step.files()).collect();
+        if let BaseSpec::Dockerfile { file, .. } = &self.base {
+            files.push(file);
+        }
+        files
+    }
+}
+
 // One per image: a box would buy nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,6 +348,20 @@ impl LayerSpec {
             .flatten()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect()
+    }
+}
+
+impl StepSpec {
+    fn files(&self) -> Vec<&FileRef> {
+        match self {
+            Self::Pip { requirements, .. } => requirements.iter().collect(),
+            Self::Pyproject { file, .. } => vec![file],
+            Self::UvSync { pyproject, lock, .. } | Self::Poetry { pyproject, lock, .. } => {
+                std::iter::once(pyproject).chain(lock).collect()
+            }
+            Self::MicromambaInstall { spec_file, .. } => spec_file.iter().collect(),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -353,7 +353,6 @@ fn shown_as_toml_with_origins() {
     to = "local"
 
     [jobs.test.watch]
-    debounce = "50ms"                           # built-in
     on_busy = "restart"                         # built-in
     stop_signal = "SIGTERM"                     # built-in
     stop_timeout = "10s"                        # built-in
@@ -385,7 +384,6 @@ fn shown_as_toml_with_origins() {
     to = "local"
 
     [jobs.train.watch]
-    debounce = "50ms"                           # built-in
     on_busy = "restart"                         # built-in
     stop_signal = "SIGTERM"                     # built-in
     stop_timeout = "10s"                        # built-in

@@ -30,6 +30,7 @@ fn polite_signal(reason: StopReason) -> Signal {
         StopReason::Interrupt => Signal::INT,
         StopReason::Terminate | StopReason::Unread => Signal::TERM,
         StopReason::Hangup => Signal::HUP,
+        StopReason::Superseded(_) => Signal::from_named_raw(reason.signal()).unwrap_or(Signal::TERM),
     }
 }
 

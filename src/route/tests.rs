@@ -60,6 +60,7 @@ fn job(rules: Vec<RoutingRule>, gpus: &[&str], labels: &[&str]) -> PlannedJob {
         name: "test".into(),
         desc: None,
         needs: Vec::new(),
+        earlier_outputs: Vec::new(),
         spec: Arc::new(spec),
         routing: Routing { rules },
         timeout: None,
@@ -74,7 +75,7 @@ fn job(rules: Vec<RoutingRule>, gpus: &[&str], labels: &[&str]) -> PlannedJob {
         watch: WatchSpec {
             paths: None,
             ignore: Vec::new(),
-            debounce: second,
+            debounce: None,
             on_busy: OnBusy::Restart,
             stop_signal: StopSignal::Terminate,
             stop_timeout: second,

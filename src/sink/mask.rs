@@ -121,7 +121,10 @@ impl Masking {
             | Event::CancelRaised { .. }
             | Event::JobCost { .. }
             | Event::JobFinished { .. }
-            | Event::RunFinished { .. } => {}
+            | Event::RunFinished { .. }
+            | Event::WatchStarted { .. }
+            | Event::WatchTriggered { .. }
+            | Event::WatchWaiting { .. } => {}
         }
         event
     }

@@ -61,3 +61,5 @@ mod routing;
 mod tree_hash;
 mod tree_scan;
 mod tree_unpack;
+mod watch;
+mod watch_torture;

@@ -128,7 +128,9 @@ fn unknown(project: &Project, name: &str) -> CommandError {
 fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch(), &context.folder()?)?;
+    let caller = routing::caller(context.ambient, None)?;
+    let folder = context.folder()?;
+    let gatherer = routing::gatherer(plan, context.ambient, caller, &supervisor, source.watch(), &folder);
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     Ok(decide(&plan.jobs[0], 1).place)
 }

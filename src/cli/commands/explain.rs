@@ -21,8 +21,10 @@ pub fn run(args: &ExplainArgs, context: &Context<'_>) -> Outcome {
     let asked = plan.jobs.iter().filter(|job| plan.requested.contains(&job.id));
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(&plan, context.ambient, &supervisor, source.watch(), &project.folder)?;
-    let prices = ModalFacts::new(&plan, context.ambient, context.ambient.directories(&project.folder));
+    let caller = routing::caller(context.ambient, None)?;
+    let folder = &project.folder;
+    let gatherer = routing::gatherer(&plan, context.ambient, caller, &supervisor, source.watch(), folder);
+    let prices = ModalFacts::new(&plan, context.ambient, context.ambient.directories(folder));
     let explained = execution::runtime()?.block_on(async {
         let mut explained = Vec::new();
         for job in asked {

@@ -19,4 +19,5 @@ pub mod schema;
 pub mod stop;
 pub mod sync;
 pub mod unknown;
+pub mod watch;
 pub mod welcome;

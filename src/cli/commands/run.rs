@@ -6,7 +6,7 @@ use crate::backend::CancelSource;
 use crate::base::quote::shell_join;
 use crate::cli::Outcome;
 use crate::cli::ambient::Ambient;
-use crate::cli::args::{OnArg, RunArgs};
+use crate::cli::args::{JobArgs, OnArg, RunArgs};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::execution::{self, Recorded, Wishes};
@@ -14,6 +14,7 @@ use crate::cli::not_built;
 use crate::cli::printer::Style;
 use crate::cli::project::Project;
 use crate::cli::routing::{self, Quotes};
+use crate::cli::watching::{self, Noticing};
 use crate::config::model::{Layer, Origin, Route, Valued};
 use crate::config::variables;
 use crate::domain::Place;
@@ -23,12 +24,15 @@ use crate::plan::{Purpose, Selection};
 use crate::process::{Ownership, Supervisor};
 
 pub fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
-    let (ambient, printer) = (context.ambient, &context.printer);
+    if args.watch {
+        return watching::watch(&args.jobs, Noticing::Told, "accel run --watch", context);
+    }
+    let printer = &context.printer;
     let project = Project::open(context)?;
-    if args.names.is_empty() {
+    if args.jobs.names.is_empty() {
         return Err(project.name_a_job("accel run"));
     }
-    let selection = selection(args, ambient)?;
+    let selection = selection(&args.jobs, context.ambient)?;
     let plan = project.plan(&selection)?;
     project.mention_warnings(printer);
     if args.dry_run {
@@ -36,18 +40,21 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
         return Ok(0);
     }
     not_built::refuse(&plan)?;
-    let wishes = Wishes {
-        limit: limit(args, ambient)?,
-        on_failure: on_failure(args, ambient)?,
+    execution::execute(plan, wishes(&args.jobs, context)?, context, &project.folder)
+}
+
+pub fn wishes(args: &JobArgs, context: &Context<'_>) -> Result<Wishes, CommandError> {
+    Ok(Wishes {
+        limit: limit(args, context.ambient)?,
+        on_failure: on_failure(args, context.ambient)?,
         fallback: if args.strict { FallbackPolicy::Forbidden } else { FallbackPolicy::AsPlanned },
         color: context.color(),
         recorded: Recorded::InHistory,
-    };
-    execution::execute(plan, wishes, context, &project.folder)
+    })
 }
 
 /// Flags, then variables. The configuration itself applies `ACCEL_TIMEOUT` and `ACCEL_STRICT`.
-fn selection(args: &RunArgs, ambient: &Ambient) -> Result<Selection, CommandError> {
+pub fn selection(args: &JobArgs, ambient: &Ambient) -> Result<Selection, CommandError> {
     Ok(Selection {
         requested: args.names.clone(),
         extra_args: args.arguments.clone(),
@@ -75,14 +82,14 @@ pub(super) fn on(flag: Option<OnArg>, ambient: &Ambient) -> Result<Option<Valued
     Ok(Some(Valued { value: route(on), origin }))
 }
 
-fn limit(args: &RunArgs, ambient: &Ambient) -> Result<Option<NonZeroUsize>, CommandError> {
+fn limit(args: &JobArgs, ambient: &Ambient) -> Result<Option<NonZeroUsize>, CommandError> {
     let Some(text) = ambient.variables.text(variables::JOBS).filter(|_| args.jobs.is_none()) else {
         return Ok(args.jobs);
     };
     text.parse().map(Some).map_err(|_| wrong(variables::JOBS, text, "set it to a number from 1 up"))
 }
 
-fn on_failure(args: &RunArgs, ambient: &Ambient) -> Result<OnFailure, CommandError> {
+fn on_failure(args: &JobArgs, ambient: &Ambient) -> Result<OnFailure, CommandError> {
     let keep_going = args.keep_going || ambient.switch(variables::KEEP_GOING)?;
     Ok(if keep_going { OnFailure::KeepGoing } else { OnFailure::Drain })
 }
@@ -91,7 +98,7 @@ fn wrong(name: &str, text: &str, help: &str) -> CommandError {
     CommandError::usage(format!("{name} is `{text}`")).help(help)
 }
 
-pub(super) fn by_flag<T>(name: &str, value: T) -> Valued<T> {
+pub fn by_flag<T>(name: &str, value: T) -> Valued<T> {
     Valued { value, origin: Origin { layer: Layer::Flag(name.to_owned()), location: None } }
 }
 
@@ -99,7 +106,9 @@ pub(super) fn by_flag<T>(name: &str, value: T) -> Valued<T> {
 fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let supervisor = Supervisor::new(Ownership::Process);
     let source = CancelSource::default();
-    let gatherer = routing::gatherer(plan, context.ambient, &supervisor, source.watch(), &context.folder()?)?;
+    let caller = routing::caller(context.ambient, None)?;
+    let folder = context.folder()?;
+    let gatherer = routing::gatherer(plan, context.ambient, caller, &supervisor, source.watch(), &folder);
     let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {

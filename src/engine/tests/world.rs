@@ -34,6 +34,7 @@ pub fn job(name: &str, needs: &[usize]) -> PlannedJob {
         name: name.to_owned(),
         desc: None,
         needs: needs.to_vec(),
+        earlier_outputs: Vec::new(),
         spec: Arc::new(spec()),
         routing: Routing::default(),
         timeout: None,
@@ -53,7 +54,7 @@ pub fn job(name: &str, needs: &[usize]) -> PlannedJob {
         watch: WatchSpec {
             paths: None,
             ignore: Vec::new(),
-            debounce: Duration::ZERO,
+            debounce: None,
             on_busy: OnBusy::Restart,
             stop_signal: StopSignal::Terminate,
             stop_timeout: GRACE,

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::super::spec::{
     BudgetLimits, CommandSpec, FallbackOn, FallbackSpec, GpuChoice, ImageSpec, LocalEngine, ModalTarget,
-    NetworkSpec, OnBusy, Plan, PlannedJob, Range, Retry, RoutingRule, RuleTarget, StopSignal, SyncSet, Warm,
-    WatchNotify, WatchSpec,
+    NetworkSpec, OnBusy, Plan, PlannedJob, Range, Retry, RoutingRule, RuleTarget, SyncSet, Warm, WatchNotify,
+    WatchSpec,
 };
 use super::image::image_view;
 use crate::base::duration::ExactDuration;
@@ -271,21 +271,13 @@ fn watch_view(watch: &WatchSpec) -> Value {
     json!({
         "paths": watch.paths,
         "ignore": watch.ignore,
-        "debounce": exact(watch.debounce),
+        "debounce": watch.debounce.map(exact),
         "on_busy": match watch.on_busy {
             OnBusy::Queue => "queue",
             OnBusy::Restart => "restart",
             OnBusy::Ignore => "ignore",
         },
-        "stop_signal": match watch.stop_signal {
-            StopSignal::Hangup => "SIGHUP",
-            StopSignal::Interrupt => "SIGINT",
-            StopSignal::Quit => "SIGQUIT",
-            StopSignal::Terminate => "SIGTERM",
-            StopSignal::Kill => "SIGKILL",
-            StopSignal::User1 => "SIGUSR1",
-            StopSignal::User2 => "SIGUSR2",
-        },
+        "stop_signal": watch.stop_signal.name(),
         "stop_timeout": exact(watch.stop_timeout),
         "clear": watch.clear,
         "notify": match watch.notify {

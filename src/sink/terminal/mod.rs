@@ -273,6 +273,8 @@ impl Sink for TerminalSink {
             Event::CommandFinished { .. } => {}
             Event::JobFinished { .. } => self.job_finished(&stamped.event)?,
             Event::RunFinished { .. } => self.run_finished(&stamped.event)?,
+            // Said between runs, by whoever owns the line that is drawn there.
+            Event::WatchStarted { .. } | Event::WatchTriggered { .. } | Event::WatchWaiting { .. } => {}
         }
         Ok(())
     }

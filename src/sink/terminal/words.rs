@@ -8,7 +8,7 @@ use super::style::{BAD, Colors, FAINT, GOOD, STRONG, WARN};
 use crate::base::duration::ShortDuration;
 use crate::base::money::Dollars;
 use crate::domain::{Exit, JobId};
-use crate::event::{Cost, Event, Level, StepOutcome, Verdict};
+use crate::event::{Cost, Event, Level, SUPERSEDED, StepOutcome, Verdict};
 
 /// Jobs named in one line; more are counted.
 const NAMED_JOBS: usize = 8;
@@ -98,6 +98,7 @@ impl Words {
         let text = match level {
             "drain" => "finishing what runs, starting nothing new".to_owned(),
             "stop" if by == "SIGPIPE" => "stopping: nobody reads the output any more".to_owned(),
+            "stop" if by == SUPERSEDED => "stopping, to start anew".to_owned(),
             "stop" => format!("stopping ({by}); once more to kill"),
             _ => "killing".to_owned(),
         };

@@ -28,19 +28,40 @@ const MOST_THREADS: usize = 8;
 /// [`TreeError::Refused`], [`TreeError::TooLarge`], [`TreeError::Stopped`], or the root cannot be opened.
 pub fn scan(root: &Path, rules: &Rules, stop: &AtomicBool) -> Result<Scan, TreeError> {
     let start = rules.start(root);
-    let walk = Walk { root, handle: open_root(root)?, rules, start: &start, stop, board: Board::default() };
-    walk.board.add(Task { id: 0, path: String::new(), scope: start.scope.clone(), coverage: Coverage::Open });
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-    let workers: Vec<Worker> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| walk.work())).collect();
-        handles.into_iter().map(|handle| handle.join().expect("a walking thread does not panic")).collect()
-    });
+    let first = Task { id: 0, path: String::new(), scope: start.scope.clone(), coverage: Coverage::Open };
+    let workers = Walk::new(root, rules, &start, Links::Checked, stop)?.all(first);
     if stop.load(Ordering::Relaxed) {
         return Err(TreeError::Stopped);
     }
     let mut scan = assemble(workers, start.notices.clone())?;
     scan.size = size::check(&scan.entries, rules.max_size)?;
     Ok(scan)
+}
+
+/// What is in a folder of the tree (not the folder itself), sorted, for whoever only wants to know what changed:
+/// nothing is refused, links to anywhere are entries, what cannot be read is not there.
+pub(super) fn survey(root: &Path, rules: &Rules, start: &Start, below: Below) -> Vec<Entry> {
+    let stop = AtomicBool::new(false);
+    let Ok(walk) = Walk::new(root, rules, start, Links::Any, &stop) else { return Vec::new() };
+    let Below { path, scope, coverage } = below;
+    let workers = walk.all(Task { id: 0, path, scope, coverage });
+    joined(workers).0.entries
+}
+
+/// A folder, and what the way to it says about what is in it.
+pub(super) struct Below {
+    pub(super) path: String,
+    /// Of the folder that holds it.
+    pub(super) scope: Option<Arc<Scope>>,
+    pub(super) coverage: Coverage,
+}
+
+/// Which links are entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// Those that may travel; others refuse the walk.
+    Checked,
+    Any,
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd, TreeError> {
@@ -53,6 +74,7 @@ struct Walk<'a> {
     handle: OwnedFd,
     rules: &'a Rules,
     start: &'a Start,
+    links: Links,
     stop: &'a AtomicBool,
     board: Board,
 }
@@ -174,7 +196,30 @@ impl Names {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(
+        root: &'a Path,
+        rules: &'a Rules,
+        start: &'a Start,
+        links: Links,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, TreeError> {
+        Ok(Self { root, handle: open_root(root)?, rules, start, links, stop, board: Board::default() })
+    }
+
+    /// From the first folder to the last.
+    fn all(&self, first: Task) -> Vec<Worker> {
+        self.board.add(first);
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work())).collect();
+            handles
+                .into_iter()
+                .map(|handle| handle.join().expect("a walking thread does not panic"))
+                .collect()
+        })
+    }
+
     fn work(&self) -> Worker {
         let mut worker = Worker::default();
         let mut next = self.board.next(&mut worker.found, 0);
@@ -334,7 +379,8 @@ impl Visit<'_> {
             worker.refusals.push(Refusal::Target { path: path.to_owned() });
             return None;
         };
-        if !self.walk.rules.include.names_exactly(path)
+        if self.walk.links == Links::Checked
+            && !self.walk.rules.include.names_exactly(path)
             && let Some(refusal) = outside(path, &target)
         {
             worker.refusals.push(refusal);
@@ -409,7 +455,19 @@ fn reason(error: rustix::io::Errno) -> String {
 
 /// Puts the listings together, folder by folder.
 fn assemble(workers: Vec<Worker>, notices: Vec<Notice>) -> Result<Scan, TreeError> {
-    let mut scan = Scan { notices, ..Scan::default() };
+    let (mut scan, mut refusals) = joined(workers);
+    if !refusals.is_empty() {
+        refusals.sort();
+        return Err(TreeError::Refused(refusals));
+    }
+    scan.notices.extend(notices);
+    scan.notices.sort();
+    scan.notices.dedup();
+    Ok(scan)
+}
+
+fn joined(workers: Vec<Worker>) -> (Scan, Vec<Refusal>) {
+    let mut scan = Scan::default();
     let mut refusals = Vec::new();
     let mut listings: Vec<Vec<Item>> = Vec::new();
     let mut total = 0;
@@ -424,15 +482,9 @@ fn assemble(workers: Vec<Worker>, notices: Vec<Notice>) -> Result<Scan, TreeErro
             listings[id] = items;
         }
     }
-    if !refusals.is_empty() {
-        refusals.sort();
-        return Err(TreeError::Refused(refusals));
-    }
-    scan.notices.sort();
-    scan.notices.dedup();
     scan.entries.reserve_exact(total);
     emit(&mut listings, 0, &mut scan.entries);
-    Ok(scan)
+    (scan, refusals)
 }
 
 fn emit(listings: &mut [Vec<Item>], id: usize, entries: &mut Vec<Entry>) {
