@@ -11,9 +11,13 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Backend, BoxFuture, Cancel, CancelLevel, Failure, OpenRequest, OutputMode, Session, StopReason};
+use super::{
+    Backend, BoxFuture, Cancel, CancelLevel, Failure, OpenRequest, OutputMode, Prospect, Session, Shortage,
+    StopReason,
+};
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
 use crate::event::{Emitter, Event};
+use crate::plan::spec::SandboxSpec;
 
 /// What one attempt of a job does. The default opens, passes at once and closes.
 #[derive(Debug, Clone)]
@@ -152,6 +156,7 @@ pub enum Phase {
     ExecuteStarted(OutputMode),
     ExecuteEnded,
     Collected,
+    Abandoned,
     Closed,
     /// A session went away without having been closed: always a fault of the engine.
     Dropped,
@@ -166,9 +171,24 @@ pub struct Entry {
     pub phase: Phase,
 }
 
+/// What an attempt was opened with.
+#[derive(Debug, Clone)]
+pub struct Given {
+    pub attempt: u32,
+    pub place: Place,
+    pub spec: Arc<SandboxSpec>,
+    pub timeout: Option<Duration>,
+    pub queue_limit: Option<Duration>,
+    pub shortage: Shortage,
+    pub prospect: Prospect,
+}
+
 /// Everything that was asked of one or several backends, in order.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<Vec<Entry>>>);
+pub struct Ledger {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    given: Arc<Mutex<Vec<Given>>>,
+}
 
 impl Ledger {
     pub fn entries(&self) -> Vec<Entry> {
@@ -179,13 +199,31 @@ impl Ledger {
         self.lock().iter().filter(|entry| entry.job.as_str() == job && entry.phase == phase).count()
     }
 
+    /// What every attempt was opened with, in order.
+    pub fn given(&self) -> Vec<Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn open(&self, place: Place, request: &OpenRequest) {
+        let given = Given {
+            attempt: request.attempt,
+            place,
+            spec: Arc::clone(&request.spec),
+            timeout: request.timeout,
+            queue_limit: request.queue_limit,
+            shortage: request.shortage,
+            prospect: request.prospect,
+        };
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).push(given);
+    }
+
     fn write(&self, who: &Who, phase: Phase) {
         let Who { job, attempt, place } = who.clone();
         self.lock().push(Entry { at: Instant::now(), job, attempt, place, phase });
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -238,6 +276,7 @@ impl Backend for FakeBackend {
 
     fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
         let script = self.next_script(request.job.as_str());
+        self.ledger.open(self.place, &request);
         let who = Who { job: request.job, attempt: request.attempt, place: self.place };
         let ledger = self.ledger.clone();
         Box::pin(async move {
@@ -302,6 +341,11 @@ impl Session for FakeSession {
             self.ledger.write(&self.who, Phase::Collected);
             result
         })
+    }
+
+    fn abandon(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.ledger.write(&self.who, Phase::Abandoned);
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {

@@ -37,10 +37,28 @@ pub struct OpenRequest {
     pub timeout: Option<Duration>,
     /// How long the job may wait for a machine before it fails with [`Cause::Queue`].
     pub queue_limit: Option<Duration>,
+    pub shortage: Shortage,
+    pub prospect: Prospect,
     /// Declared outputs of the jobs that this one needs, relative to the root: they travel even if they are ignored.
     pub needed_outputs: Vec<String>,
     pub emitter: Emitter,
     pub cancel: Cancel,
+}
+
+/// What to do where a place has less than the job asks for (a GPU, memory) and could run it nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Warn and run with what is there.
+    MakeDo,
+    /// Fail with [`Cause::Capacity`]: another place is to be tried.
+    Refuse,
+}
+
+/// Whether another attempt may follow this one, so that what it writes may have to be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    Last,
+    Another,
 }
 
 /// Where a command's output goes.
@@ -66,6 +84,12 @@ pub trait Session: Send {
 
     /// Brings declared outputs to the project; nothing to do where the command already ran in it.
     fn collect_outputs(&mut self) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Takes back what the command has put into the project's declared outputs: another attempt follows. Nothing to do
+    /// where outputs only come with [`collect_outputs`](Self::collect_outputs).
+    fn abandon(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Ends the session. Called exactly once, also after failure and cancellation.
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>>;

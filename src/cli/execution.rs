@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::local::environment::{Host, UvEnvironments};
-use crate::backend::local::{ColorHint, LocalBackend, LocalSettings};
+use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
@@ -296,6 +296,7 @@ fn backends(
         color,
         supervisor: supervisor.clone(),
         directories: ambient.directories(folder),
+        oom_kills: OomKills::default(),
         environments: Arc::new(UvEnvironments::new(host(ambient, folder, supervisor))),
     };
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings));

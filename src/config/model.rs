@@ -136,7 +136,8 @@ pub struct JobSettings {
     pub secrets: Setting<Vec<Secret>>,
     pub volumes: Setting<IndexMap<String, Volume>>,
     pub retry: Setting<Retry>,
-    pub fallback: Setting<Fallback>,
+    /// In order; the first that applies and leads to a place not tried yet.
+    pub fallback: Setting<Vec<Fallback>>,
     pub strict: Setting<bool>,
     pub warm: Setting<Warm>,
     pub route: Setting<Route>,

@@ -45,7 +45,7 @@ impl fmt::Display for Place {
 pub enum Cause {
     /// Transport or server fault.
     Infra,
-    /// The server could not be reached.
+    /// The server could not be reached, or did not answer.
     Unreachable,
     /// Credentials are missing or refused.
     Auth,

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Jitter;
+use super::growth::Measure;
 use super::ladder::{Ladder, Stopped};
-use crate::backend::{Backend, Cancel, Failure, OpenRequest, OutputMode, Session};
+use super::policy::{Next, Situation};
+use crate::backend::{Backend, Cancel, CancelLevel, Failure, OpenRequest, OutputMode, Session};
 use crate::base::quote::shell_join;
-use crate::domain::Exit;
+use crate::domain::{Cause, Exit};
 use crate::event::{Emitter, Event, Level, Verdict};
-use crate::plan::spec::{CommandSpec, FallbackOn, Plan, PlannedJob};
+use crate::plan::spec::{CommandSpec, Plan, PlannedJob};
 
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -20,11 +23,26 @@ pub(super) enum Outcome {
     Failed(Failure),
 }
 
+impl Outcome {
+    /// Why it did not succeed; `None`: it did, or there is nothing to be done about it.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Failed(failure) => Some(failure.cause),
+            Self::Verdict(Verdict::Failed { .. }) => Some(Cause::Command),
+            Self::Verdict(Verdict::TimedOut { .. }) => Some(Cause::Timeout),
+            Self::Verdict(_) => None,
+        }
+    }
+}
+
 pub(super) struct Attempt {
     pub plan: Arc<Plan>,
     pub index: usize,
     /// From 1.
     pub number: u32,
+    pub measure: Measure,
+    pub situation: Situation,
+    pub jitter: Jitter,
     pub backend: Arc<dyn Backend>,
     pub emitter: Emitter,
     pub cancel: Cancel,
@@ -35,48 +53,84 @@ pub(super) struct Attempt {
 
 pub(super) struct Ended {
     pub outcome: Outcome,
+    pub next: Next,
     /// When the job's time ends, once its clock has started.
     pub deadline: Option<Instant>,
 }
 
 impl Attempt {
     pub(super) async fn run(mut self) -> Ended {
-        let outcome = self.outcome().await;
-        Ended { outcome, deadline: self.deadline }
+        let mut ladder = Ladder::new(self.cancel.clone(), self.job().spec.stop_timeout);
+        ladder.start_clock(self.deadline);
+        let (outcome, next) = match self.open(&mut ladder).await {
+            Ok(session) => self.with_session(session, &mut ladder).await,
+            Err(outcome) => self.judged(outcome),
+        };
+        Ended { outcome, next, deadline: self.deadline }
+    }
+
+    /// What became of the command, then of its outputs: those of an attempt that another one follows are not wanted.
+    async fn with_session(&mut self, mut session: Box<dyn Session>, ladder: &mut Ladder) -> (Outcome, Next) {
+        let (outcome, exit) = self.execute(session.as_mut(), ladder).await;
+        let mut judged = self.judged(outcome);
+        if let ((Outcome::Verdict(verdict), Next::Verdict { .. }), Some(exit)) = (&judged, exit) {
+            let outcome = self.collect(session.as_mut(), ladder, verdict.clone(), exit).await;
+            judged = self.judged(outcome);
+        }
+        if judged.1.is_another() {
+            self.abandon(session.as_mut(), ladder).await;
+        }
+        self.close(session, ladder).await;
+        judged
     }
 
     fn job(&self) -> &PlannedJob {
         &self.plan.jobs[self.index]
     }
 
-    async fn outcome(&mut self) -> Outcome {
-        let mut ladder = Ladder::new(self.cancel.clone(), self.job().spec.stop_timeout);
-        ladder.start_clock(self.deadline);
+    async fn open(&self, ladder: &mut Ladder) -> Result<Box<dyn Session>, Outcome> {
         if ladder.stopped().is_some() {
-            return Outcome::Verdict(Verdict::Cancelled { exit: None });
+            return Err(Outcome::Verdict(Verdict::Cancelled { exit: None }));
         }
-        let opened = ladder.supervise(self.backend.open(self.open_request(&ladder))).await;
-        let mut session = match opened {
-            Ok(session) => session,
-            Err(failure) => return self.without_exit(&ladder, failure),
+        let opened = ladder.supervise(self.backend.open(self.open_request(ladder))).await;
+        opened.map_err(|failure| self.without_exit(ladder, failure))
+    }
+
+    fn judged(&self, outcome: Outcome) -> (Outcome, Next) {
+        let next = match outcome.cause() {
+            Some(cause) if self.cancel.level() == CancelLevel::Run => {
+                let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+                self.situation.next(self.job(), cause, left, &self.jitter)
+            }
+            _ => Next::Verdict { forbidden: None },
         };
-        let outcome = self.with_session(session.as_mut(), &mut ladder).await;
-        ladder.stop_clock();
-        if let Err(failure) = ladder.supervise(session.close()).await {
-            self.warn("close-failed", &format!("not everything was cleaned up: {failure}"), failure.help)
-                .await;
+        (outcome, next)
+    }
+
+    async fn abandon(&self, session: &mut dyn Session, ladder: &mut Ladder) {
+        if let Err(failure) = ladder.supervise(session.abandon()).await {
+            let text = format!("outputs of this attempt may be left: {failure}");
+            self.warn("outputs-left", &text, failure.help).await;
         }
-        outcome
+    }
+
+    async fn close(&self, session: Box<dyn Session>, ladder: &mut Ladder) {
+        if let Err(failure) = ladder.supervise(session.close()).await {
+            let text = format!("not everything was cleaned up: {failure}");
+            self.warn("close-failed", &text, failure.help).await;
+        }
     }
 
     fn open_request(&self, ladder: &Ladder) -> OpenRequest {
         OpenRequest {
             job: self.job().id.clone(),
-            spec: Arc::clone(&self.job().spec),
+            spec: Arc::clone(&self.measure.spec),
             root: self.plan.root.clone(),
             attempt: self.number,
             timeout: self.time_left(),
-            queue_limit: self.queue_limit(),
+            queue_limit: self.situation.queue_limit(self.job()),
+            shortage: self.situation.shortage(self.job()),
+            prospect: self.situation.prospect(self.job()),
             needed_outputs: self.needed_outputs(),
             emitter: self.emitter.clone(),
             cancel: ladder.watch(),
@@ -85,15 +139,7 @@ impl Attempt {
 
     fn time_left(&self) -> Option<Duration> {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        left.or(self.job().timeout)
-    }
-
-    fn queue_limit(&self) -> Option<Duration> {
-        let limits = self.job().fallback.iter().flat_map(|fallback| &fallback.on).filter_map(|on| match on {
-            FallbackOn::QueueLonger(limit) => Some(*limit),
-            FallbackOn::Cause(_) => None,
-        });
-        limits.min()
+        left.or(self.measure.limit)
     }
 
     /// Of every job below this one in the graph, each once.
@@ -112,14 +158,15 @@ impl Attempt {
         outputs
     }
 
-    async fn with_session(&mut self, session: &mut dyn Session, ladder: &mut Ladder) -> Outcome {
+    /// The exit, if there are outputs to be brought back.
+    async fn execute(&mut self, session: &mut dyn Session, ladder: &mut Ladder) -> (Outcome, Option<Exit>) {
         ladder.catch_up();
         if let Some(stopped) = ladder.stopped() {
-            return Outcome::Verdict(self.stopped_verdict(stopped, None));
+            return (Outcome::Verdict(self.stopped_verdict(stopped, None)), None);
         }
         self.announce().await;
         if self.deadline.is_none() {
-            self.deadline = self.job().timeout.and_then(|limit| Instant::now().checked_add(limit));
+            self.deadline = self.measure.limit.and_then(|limit| Instant::now().checked_add(limit));
             ladder.start_clock(self.deadline);
         }
         let began = Instant::now();
@@ -129,17 +176,14 @@ impl Attempt {
         self.emitter.emit(Event::CommandFinished { job, attempt, duration: began.elapsed() }).await;
         let exit = match executed {
             Ok(exit) => exit,
-            Err(failure) => return self.without_exit(ladder, failure),
+            Err(failure) => return (self.without_exit(ladder, failure), None),
         };
-        if ladder.stopped() == Some(Stopped::ByUser) {
-            return Outcome::Verdict(Verdict::Cancelled { exit: Some(exit) });
+        match ladder.stopped() {
+            Some(Stopped::ByUser) => (Outcome::Verdict(Verdict::Cancelled { exit: Some(exit) }), None),
+            Some(stopped) => (Outcome::Verdict(self.stopped_verdict(stopped, Some(exit))), Some(exit)),
+            None if exit.success() => (Outcome::Verdict(Verdict::Passed), Some(exit)),
+            None => (Outcome::Verdict(Verdict::Failed { exit }), Some(exit)),
         }
-        let verdict = match ladder.stopped() {
-            Some(stopped) => self.stopped_verdict(stopped, Some(exit)),
-            None if exit.success() => Verdict::Passed,
-            None => Verdict::Failed { exit },
-        };
-        self.collect(session, ladder, verdict, exit).await
     }
 
     /// Outputs come back also when the job failed; losing them fails a job that had passed.
@@ -187,7 +231,7 @@ impl Attempt {
     fn stopped_verdict(&self, stopped: Stopped, exit: Option<Exit>) -> Verdict {
         match stopped {
             Stopped::ByUser => Verdict::Cancelled { exit },
-            Stopped::ByTimeout => Verdict::TimedOut { limit: self.job().timeout.unwrap_or_default() },
+            Stopped::ByTimeout => Verdict::TimedOut { limit: self.measure.limit.unwrap_or_default() },
         }
     }
 

@@ -12,6 +12,7 @@ mod attempt;
 mod dispatch;
 mod exit;
 mod graph;
+mod growth;
 mod ladder;
 mod policy;
 mod slots;

@@ -1,15 +1,15 @@
-//! What follows a failure that is not the command's success: another attempt, another place, or the verdict.
-//! Pure, but for the jitter it is given.
+//! What follows a failure: another attempt, another place, or the verdict. Pure, but for the jitter it is given.
 
 use std::time::Duration;
 
-use super::{FallbackPolicy, Jitter};
+use super::{FallbackPolicy, Jitter, growth};
+use crate::backend::{Prospect, Shortage};
 use crate::domain::{Cause, Place};
-use crate::plan::spec::{FallbackOn, PlannedJob, Retry};
+use crate::plan::spec::{FallbackOn, FallbackSpec, PlannedJob, Retry};
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
-    /// Where the rules say, after the delay. (What grows with each attempt is `retry.escalate`'s part.)
+    /// Where the rules say, after the delay; what grows with it is the business of [`growth`].
     Retry {
         delay: Duration,
     },
@@ -22,56 +22,107 @@ pub(super) enum Next {
     },
 }
 
-/// What the decision depends on.
-#[derive(Debug)]
-pub(super) struct Situation<'a> {
-    pub job: &'a PlannedJob,
-    pub policy: FallbackPolicy,
-    pub cause: Cause,
-    /// Retries already made, fallbacks not counted.
-    pub retries: u32,
-    /// Places already tried.
-    pub tried: &'a [Place],
-    /// Until the job's timeout; `None`: no timeout, or its clock has not started.
-    pub time_left: Option<Duration>,
+impl Next {
+    /// Whether the attempt is abandoned for another one.
+    pub(super) fn is_another(&self) -> bool {
+        !matches!(self, Self::Verdict { .. })
+    }
 }
 
-impl Situation<'_> {
-    pub(super) fn next(&self, jitter: &Jitter) -> Next {
-        if self.cause == Cause::Timeout {
-            return Next::Verdict { forbidden: None };
-        }
-        if let Some(delay) = self.retry(jitter) {
+/// What the decision depends on, besides the failure.
+#[derive(Debug, Clone)]
+pub(super) struct Situation {
+    pub policy: FallbackPolicy,
+    /// Retries already made, fallbacks not counted.
+    pub retries: u32,
+    /// Places already tried, the present one among them.
+    pub tried: Vec<Place>,
+}
+
+impl Situation {
+    /// `time_left` is until the job's time ends; `None`: no limit, or its clock has not started.
+    pub(super) fn next(
+        &self,
+        job: &PlannedJob,
+        cause: Cause,
+        time_left: Option<Duration>,
+        jitter: &Jitter,
+    ) -> Next {
+        if let Some(delay) = self.retry(job, cause, time_left, jitter) {
             return Next::Retry { delay };
         }
-        let Some(to) = self.fallback() else { return Next::Verdict { forbidden: None } };
-        if self.job.strict || self.policy == FallbackPolicy::Forbidden {
+        if matches!(cause, Cause::Command | Cause::Timeout) {
+            return Next::Verdict { forbidden: None };
+        }
+        let Some(to) = self.fallback(job, cause) else { return Next::Verdict { forbidden: None } };
+        if self.forbids(job) {
             return Next::Verdict { forbidden: Some(to) };
         }
         Next::Fallback { to }
     }
 
-    /// A retry that could not begin before the timeout is not made: the failure says more than the timeout would.
-    fn retry(&self, jitter: &Jitter) -> Option<Duration> {
-        let retry = &self.job.retry;
-        if self.retries >= retry.max || !retry.on.contains(&self.cause) {
+    /// A retry that could not begin before the job's time ends is not made: the failure says more than the timeout
+    /// would. A timeout is retried only where the limit grows, since no time is left otherwise.
+    fn retry(
+        &self,
+        job: &PlannedJob,
+        cause: Cause,
+        time_left: Option<Duration>,
+        jitter: &Jitter,
+    ) -> Option<Duration> {
+        let retry = &job.retry;
+        if self.retries >= retry.max || !retry.on.contains(&cause) {
             return None;
         }
+        let more = growth::more_time(job, self.retries);
         let delay = backoff(retry, self.retries, jitter);
-        self.time_left.is_none_or(|left| delay < left).then_some(delay)
+        let in_time = match cause {
+            Cause::Timeout => more.is_some_and(|more| !more.is_zero()),
+            _ => time_left.is_none_or(|left| delay < left.saturating_add(more.unwrap_or_default())),
+        };
+        in_time.then_some(delay)
     }
 
-    fn fallback(&self) -> Option<Place> {
-        if self.cause == Cause::Command {
+    fn forbids(&self, job: &PlannedJob) -> bool {
+        job.strict || self.policy == FallbackPolicy::Forbidden
+    }
+
+    /// In order; those that lead to a place not tried yet.
+    fn fallbacks<'a>(&'a self, job: &'a PlannedJob) -> impl Iterator<Item = &'a FallbackSpec> {
+        job.fallback.iter().filter(|fallback| !self.tried.contains(&fallback.to))
+    }
+
+    fn fallback(&self, job: &PlannedJob, cause: Cause) -> Option<Place> {
+        let applies = |on: &FallbackOn| match on {
+            FallbackOn::Cause(named) => *named == cause,
+            FallbackOn::QueueLonger(_) => cause == Cause::Queue,
+        };
+        self.fallbacks(job).find(|fallback| fallback.on.iter().any(applies)).map(|fallback| fallback.to)
+    }
+
+    /// How long the job may wait for a machine: only where a fallback would follow.
+    pub(super) fn queue_limit(&self, job: &PlannedJob) -> Option<Duration> {
+        if self.forbids(job) {
             return None;
         }
-        let applies = |on: &FallbackOn| match on {
-            FallbackOn::Cause(cause) => *cause == self.cause,
-            FallbackOn::QueueLonger(_) => self.cause == Cause::Queue,
+        let limit = |on: &FallbackOn| match on {
+            FallbackOn::QueueLonger(limit) => Some(*limit),
+            FallbackOn::Cause(_) => None,
         };
-        let possible = |to: &Place| !self.tried.contains(to);
-        let mut fallbacks = self.job.fallback.iter();
-        fallbacks.find(|spec| possible(&spec.to) && spec.on.iter().any(applies)).map(|spec| spec.to)
+        self.fallbacks(job).flat_map(|fallback| &fallback.on).filter_map(limit).min()
+    }
+
+    /// Whether some failure of the attempt would be followed by another one.
+    pub(super) fn prospect(&self, job: &PlannedJob) -> Prospect {
+        let retried = self.retries < job.retry.max && !job.retry.on.is_empty();
+        let falls_back = !self.forbids(job) && self.fallbacks(job).next().is_some();
+        if retried || falls_back { Prospect::Another } else { Prospect::Last }
+    }
+
+    /// A place that lacks what the job asks for is left where another may have it.
+    pub(super) fn shortage(&self, job: &PlannedJob) -> Shortage {
+        let falls_back = self.fallback(job, Cause::Capacity).is_some() && !self.forbids(job);
+        if falls_back { Shortage::Refuse } else { Shortage::MakeDo }
     }
 }
 

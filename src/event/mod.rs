@@ -127,10 +127,15 @@ pub enum Event {
         cause: Cause,
         detail: String,
     },
+    /// The job is tried again.
     Retry {
         job: JobId,
+        /// The number of the attempt that follows.
         attempt: u32,
         cause: Cause,
+        detail: String,
+        /// What the attempt gets more of than the last one (`retry.escalate`).
+        grows: Vec<Growth>,
         #[serde(rename = "delay_ms", serialize_with = "millis")]
         #[schemars(with = "u64")]
         delay: Duration,
@@ -228,6 +233,35 @@ pub enum WatchCause {
     Configuration,
     /// A key was pressed.
     Key,
+}
+
+/// Something of which an attempt gets more than the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Growth {
+    pub what: Grown,
+    /// As people read it: `8GiB`, `10m`, `L4`.
+    pub from: String,
+    pub to: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Grown {
+    Memory,
+    /// The limit over all attempts.
+    Timeout,
+    /// The first GPU that is asked for.
+    Gpu,
+}
+
+impl Grown {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Timeout => "timeout",
+            Self::Gpu => "gpu",
+        }
+    }
 }
 
 /// The kinds of work around a command.

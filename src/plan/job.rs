@@ -64,7 +64,12 @@ pub fn compile(
         routing: job.routing(),
         timeout: job.timeout(),
         retry: job.take("retry", |s| &s.retry).map_or_else(no_retry, |retry| retry.value.clone()),
-        fallback: job.take("fallback", |s| &s.fallback).map(|f| fallback(&f.value)).into_iter().collect(),
+        fallback: job
+            .take("fallback", |s| &s.fallback)
+            .iter()
+            .flat_map(|chain| &chain.value)
+            .map(fallback)
+            .collect(),
         strict: job.strict(),
         pure: job.flag("pure", |s| &s.pure),
         labels: job.copied("labels", |s| &s.labels),

@@ -20,6 +20,7 @@ use crate::plan::spec::{PlannedJob, RoutingRule, RuleSource, RuleTarget};
 pub use auto::{Forecast, Memory, Sample, Weighed};
 pub use condition::ConditionReport;
 pub use facts::{FactValue, Facts, KnownFacts};
+pub use gpu::is_here;
 
 use condition::JobFacts;
 

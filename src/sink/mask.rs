@@ -107,7 +107,7 @@ impl Masking {
                 mask(text);
                 help.iter_mut().for_each(mask);
             }
-            Event::Fallback { detail, .. } => mask(detail),
+            Event::Fallback { detail, .. } | Event::Retry { detail, .. } => mask(detail),
             Event::JobFinished { verdict: Verdict::Errored { message, help, .. }, .. } => {
                 mask(message);
                 help.iter_mut().for_each(mask);
@@ -117,7 +117,6 @@ impl Masking {
             | Event::StepFinished { .. }
             | Event::Output { .. }
             | Event::CommandFinished { .. }
-            | Event::Retry { .. }
             | Event::CancelRaised { .. }
             | Event::JobCost { .. }
             | Event::JobFinished { .. }

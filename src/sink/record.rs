@@ -66,6 +66,7 @@ impl Sink for RecordSink {
         match &stamped.event {
             Event::RunStarted { run, .. } => self.run.clone_from(run),
             Event::JobRouted { job, place: Place::Modal, .. } => self.begin(job, Place::Modal, at_ms)?,
+            Event::Fallback { job, to: Place::Modal, .. } => self.begin(job, Place::Modal, at_ms)?,
             Event::Output { job, stream, data } => {
                 if let Some(log) = self.logs.get_mut(job) {
                     log.append(at_ms, *stream, data)?;

@@ -24,6 +24,7 @@ mod config_schema;
 mod container;
 mod environment;
 mod examples;
+mod fallback_matrix;
 mod output;
 mod process_accel;
 mod process_local;

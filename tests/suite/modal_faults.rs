@@ -35,7 +35,8 @@ gpu = 'L4'
 ";
 
 /// Sleeps are short, but time passes as if they had been slept.
-struct QuickClock(Mutex<Duration>);
+#[derive(Default)]
+pub struct QuickClock(Mutex<Duration>);
 
 impl Clock for QuickClock {
     fn now(&self) -> Duration {
@@ -60,7 +61,7 @@ impl Clock for QuickClock {
 }
 
 fn project() -> Project {
-    let project = Project::new(CONFIG, Arc::new(QuickClock(Mutex::default())));
+    let project = Project::new(CONFIG, Arc::new(QuickClock::default()));
     project.modal.secret("s", &[("A", "1")]);
     project.modal.state().chunk = 4000;
     project.write("data", "first\n");

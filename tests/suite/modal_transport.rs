@@ -190,7 +190,7 @@ async fn every_status_becomes_an_error_with_its_cause() {
     Cancelled: Service infra after 4
     Unknown: Service infra after 4
     InvalidArgument: InvalidRequest infra after 1
-    DeadlineExceeded: DeadlineExceeded infra after 4
+    DeadlineExceeded: DeadlineExceeded unreachable after 4
     NotFound: NotFound infra after 1
     AlreadyExists: AlreadyExists infra after 1
     PermissionDenied: Permission auth after 1

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use accel::backend::local::{ColorHint, Environments, LocalBackend, LocalSettings, PrepareRequest, Prepared};
+use accel::backend::local::{
+    ColorHint, Environments, LocalBackend, LocalSettings, OomKills, PrepareRequest, Prepared,
+};
 use accel::backend::{
-    Backend, BoxFuture, CancelLevel, CancelSource, Failure, OpenRequest, OutputMode, StopReason,
+    Backend, BoxFuture, CancelLevel, CancelSource, Failure, OpenRequest, OutputMode, Prospect, Shortage,
+    StopReason,
 };
 use accel::base::digest::Digest;
 use accel::domain::{Exit, JobId, Stream};
@@ -51,6 +54,7 @@ impl Machine {
             color,
             supervisor: Supervisor::new(Ownership::Shared),
             environments: Arc::new(NoEnvironments),
+            oom_kills: OomKills::default(),
             directories: Directories::resolve(|_| None, Path::new("/"), Path::new("/tmp"), 0),
         };
         Self { backend: Arc::new(LocalBackend::new(settings)), root: Arc::new(tempfile::tempdir().unwrap()) }
@@ -126,6 +130,8 @@ impl Job {
                     attempt: 1,
                     timeout: None,
                     queue_limit: None,
+                    shortage: Shortage::MakeDo,
+                    prospect: Prospect::Last,
                     needed_outputs: Vec::new(),
                     emitter,
                     cancel: watched,

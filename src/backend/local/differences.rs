@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::{Mutex, PoisonError};
 
-use super::LocalSettings;
+use super::{LocalSettings, shortage};
 use crate::backend::OpenRequest;
 use crate::base::digest::Digest;
 use crate::base::size::Bytes;
@@ -207,16 +207,16 @@ fn of_job(request: &OpenRequest) -> Vec<Difference> {
     let spec = &request.spec;
     let mut differences = match spec.image.local.engine {
         LocalEngine::Container => Vec::new(),
-        LocalEngine::Host | LocalEngine::Venv => limits(spec, memory_of_this_machine()),
+        LocalEngine::Host | LocalEngine::Venv => limits(spec, shortage::memory()),
     };
     differences.extend(network(spec));
     let mut warn = |code, text: String, help: &str| {
         let help = Some(help.to_owned());
         differences.push(Difference { level: Level::Warning, code, text, help });
     };
-    if let Some(choice) = spec.gpu.first().filter(|_| !has_gpu()) {
-        let text = format!("asks for a {} GPU; this machine has none, so it runs without", choice.gpu.kind);
-        warn("gpu-not-here", text, "run it with `--on modal`");
+    if let Some(missing) = shortage::missing_gpu(&spec.gpu, &shortage::gpus()) {
+        let help = "run it with `--on modal`, or let it fall back: fallback = { to = \"modal\", on = [\"capacity\"] }";
+        warn("gpu-not-here", format!("{missing}, so it runs without"), help);
     }
     if !spec.secrets.is_empty() {
         let names: Vec<&str> = spec.secrets.iter().map(|secret| secret.name.as_str()).collect();
@@ -278,22 +278,6 @@ fn network(spec: &SandboxSpec) -> Option<Difference> {
         text: text.to_owned(),
         help: Some(help.to_owned()),
     })
-}
-
-fn memory_of_this_machine() -> Option<Bytes> {
-    #[cfg(target_os = "linux")]
-    {
-        let system = rustix::system::sysinfo();
-        let unit = u64::from(system.mem_unit);
-        Some(Bytes(system.totalram.saturating_mul(unit)))
-    }
-    #[cfg(not(target_os = "linux"))]
-    None
-}
-
-/// An NVIDIA device that the driver has set up.
-pub(super) fn has_gpu() -> bool {
-    ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"].iter().any(|device| std::path::Path::new(device).exists())
 }
 
 fn list(names: &[&str]) -> String {

@@ -9,8 +9,10 @@ mod command;
 mod container;
 mod differences;
 pub mod environment;
+mod oom;
 mod output;
 mod session;
+mod shortage;
 mod variables;
 
 use std::any::Any;
@@ -19,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use indexmap::IndexMap;
+
+pub use oom::OomKills;
 
 use super::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
 use crate::domain::{JobId, Place};
@@ -38,6 +42,7 @@ pub struct LocalSettings {
     pub supervisor: Supervisor,
     pub environments: Arc<dyn Environments>,
     pub directories: Directories,
+    pub oom_kills: OomKills,
 }
 
 /// What jobs are told about colour, unless they are told something else by their own variables.
@@ -70,6 +75,7 @@ impl Backend for LocalBackend {
 
     fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
         Box::pin(async move {
+            shortage::refuse(&request)?;
             differences::say(&request, &self.settings, &self.said).await;
             let session = session::LocalSession::open(request, &self.settings).await?;
             Ok(Box::new(session) as Box<dyn Session>)

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::command::{Invocation, Surroundings, in_shell, resolve};
 use super::container::{self, Container};
 use super::output::AsEvents;
-use super::{LocalSettings, PrepareRequest, Prepared, variables};
-use crate::backend::{BoxFuture, Failure, OpenRequest, OutputMode, Session};
+use super::{LocalSettings, OomKills, PrepareRequest, Prepared, variables};
+use crate::backend::{BoxFuture, Failure, OpenRequest, OutputMode, Prospect, Session};
 use crate::base::exit_code;
 use crate::domain::{Cause, Exit};
 use crate::event::{Event, Level};
@@ -16,6 +16,10 @@ use crate::process::{
     Control, Ended, FindError, Input, Launch, Leftover, Observer, OutputTo, SpawnError, Supervisor,
 };
 use crate::workspace::dotenv;
+use crate::workspace::kept::Kept;
+use crate::workspace::tree::PatternSet;
+
+const SIGKILL: i32 = 9;
 
 pub(super) struct LocalSession {
     request: OpenRequest,
@@ -26,6 +30,9 @@ pub(super) struct LocalSession {
     _prepared: Prepared,
     /// Where the command runs in one.
     container: Option<Container>,
+    oom_kills: OomKills,
+    /// The outputs as they were, where another attempt may follow; or why they could not be kept.
+    kept: Option<Result<Kept, String>>,
 }
 
 impl LocalSession {
@@ -33,15 +40,27 @@ impl LocalSession {
         let dotenv = dotenv::read(&request.root, &request.spec.dotenv).map_err(|error| unreadable(&error))?;
         let cwd = request.root.join(&request.spec.cwd);
         let supervisor = settings.supervisor.clone();
+        let oom_kills = settings.oom_kills.clone();
         if request.spec.image.local.engine == LocalEngine::Container {
             let container = container::prepare(&request, settings).await?;
             let env = variables::of_container(&request, settings, &dotenv);
             let _prepared = Prepared::default();
-            return Ok(Self { request, supervisor, env, cwd, _prepared, container: Some(container) });
+            let kept = keep(&request).await;
+            return Ok(Self {
+                request,
+                supervisor,
+                env,
+                cwd,
+                _prepared,
+                container: Some(container),
+                oom_kills,
+                kept,
+            });
         }
         let prepared = prepare(&request, settings).await?;
         let env = variables::of_job(&request, settings, &dotenv, &prepared, &cwd);
-        Ok(Self { request, supervisor, env, cwd, _prepared: prepared, container: None })
+        let kept = keep(&request).await;
+        Ok(Self { request, supervisor, env, cwd, _prepared: prepared, container: None, oom_kills, kept })
     }
 
     async fn run(&self, output: OutputMode) -> Result<Exit, Failure> {
@@ -54,6 +73,7 @@ impl LocalSession {
         let around = Surroundings { env: &self.env, cwd: &self.cwd };
         let invocation =
             resolve(&self.request.spec.command, around).map_err(|error| self.not_found(&error))?;
+        let kills = self.oom_kills.count();
         let ended = match (self.start(&invocation, output).await, &self.request.spec.command) {
             (Err(SpawnError::Format(_)), CommandSpec::Shell(text)) if invocation.in_place_of_shell => {
                 let invocation = in_shell(text, around).map_err(|error| self.not_found(&error))?;
@@ -63,6 +83,9 @@ impl LocalSession {
         };
         let ended = ended.map_err(|error| not_started(&error))?;
         self.tell(&ended).await;
+        if self.oom_kills.explain(ended.exit, kills) && !self.request.cancel.level().stops() {
+            return Err(out_of_memory());
+        }
         Ok(ended.exit)
     }
 
@@ -151,9 +174,47 @@ impl Session for LocalSession {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn abandon(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
+        let kept = self.kept.take();
+        Box::pin(async move {
+            let failed = |reason: String| Failure::new(Cause::Infra, reason);
+            match kept {
+                None => Ok(()),
+                Some(Err(reason)) => Err(failed(reason)),
+                Some(Ok(mut kept)) => {
+                    let restored = tokio::task::spawn_blocking(move || kept.restore()).await;
+                    restored
+                        .map_err(|error| failed(error.to_string()))?
+                        .map_err(|error| failed(error.to_string()))
+                }
+            }
+        })
+    }
+
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(std::future::ready(Ok(())))
     }
+}
+
+async fn keep(request: &OpenRequest) -> Option<Result<Kept, String>> {
+    let outputs = request.spec.outputs.as_ref().filter(|outputs| !outputs.is_empty())?;
+    if request.prospect == Prospect::Last {
+        return None;
+    }
+    let (root, outputs) = (request.root.clone(), outputs.clone());
+    let kept = tokio::task::spawn_blocking(move || {
+        let outputs =
+            PatternSet::new(outputs.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+        Kept::take(&root, outputs).map_err(|error| error.to_string())
+    });
+    Some(kept.await.unwrap_or_else(|error| Err(error.to_string())))
+}
+
+fn out_of_memory() -> Failure {
+    let killed = exit_code::of_signal(SIGKILL);
+    Failure::new(Cause::Oom, "killed: the memory of this machine, or of its container, ran out")
+        .help("run it on Modal with the memory that it needs, or ask for that: fallback = { to = \"modal\", on = [\"oom\"] }")
+        .exit_code(killed)
 }
 
 /// No cause to try again or elsewhere: the file is wrong wherever the job runs.
@@ -192,7 +253,7 @@ fn not_started(error: &SpawnError) -> Failure {
         SpawnError::TooLong { .. } => failure(Cause::Command)
             .exit_code(exit_code::NOT_EXECUTABLE)
             .help("pass long lists in a file, or unset large variables"),
-        SpawnError::Resources { .. } => failure(Cause::Infra)
+        SpawnError::Resources { .. } => failure(Cause::Capacity)
             .help("this machine is out of processes, memory or descriptors; try fewer jobs at once with -j"),
         SpawnError::Other { .. } => failure(Cause::Infra),
     }

@@ -70,7 +70,8 @@ impl ErrorKind {
     /// accel.toml does not exist, say, which is no fault of Modal's.
     pub fn cause(self) -> Cause {
         match self {
-            Self::Unreachable | Self::Address => Cause::Unreachable,
+            // For a run it is the same whether no connection is had or nothing comes over it.
+            Self::Unreachable | Self::Address | Self::DeadlineExceeded => Cause::Unreachable,
             Self::Auth | Self::Permission => Cause::Auth,
             Self::Exhausted | Self::Throttled => Cause::Capacity,
             Self::InvalidRequest
@@ -78,7 +79,6 @@ impl ErrorKind {
             | Self::AlreadyExists
             | Self::Conflict
             | Self::Unimplemented
-            | Self::DeadlineExceeded
             | Self::Service => Cause::Infra,
         }
     }

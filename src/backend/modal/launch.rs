@@ -93,7 +93,8 @@ impl Launch<'_> {
         let started = Instant::now();
         let choices = &self.request.spec.gpu;
         let count = choices.len().max(1);
-        let mut refusals = Vec::new();
+        // A refusal says more than a wait that was too long.
+        let (mut refusals, mut cause) = (Vec::new(), Cause::Queue);
         for at in 0..count {
             let choice = choices.get(at);
             let left = self.request.queue_limit.map(|limit| limit.saturating_sub(started.elapsed()));
@@ -108,14 +109,17 @@ impl Launch<'_> {
                     return Err(self.queued_too_long(started.elapsed()).into());
                 }
                 Attempt::TooLong => refusals.push(about(choice, &format!("none within {}", seconds(limit)))),
-                Attempt::Refused(reason) => refusals.push(about(choice, &reason)),
+                Attempt::Refused(reason) => {
+                    cause = Cause::Capacity;
+                    refusals.push(about(choice, &reason));
+                }
             }
             if let (Some(refusal), Some(next)) = (refusals.last(), choices.get(at + 1)) {
                 let text = format!("{refusal}; trying {}", next.gpu);
                 self.reporter.notice(Level::Info, "next-gpu", text, None).await;
             }
         }
-        Err(refusal::no_machine(choices, &refusals).into())
+        Err(refusal::no_machine(cause, choices, &refusals).into())
     }
 
     async fn attempt(&self, gpu: Option<&Gpu>, limit: Duration) -> Result<Attempt, Trouble> {

@@ -1,4 +1,7 @@
 //! Declared outputs on their way back: one command packs them, one stream brings them, all or nothing is placed.
+//!
+//! What must stay true: nothing is placed before the packing command has said that it packed everything, and once this
+//! has returned, or was given up, nothing is placed any more.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -28,13 +31,31 @@ impl Outputs {
         Ok(Policy { outputs, protected: Vec::new(), limits: Limits::default(), case: CaseRule::AsDisk })
     }
 
-    /// Reads the packing command's stream into the project.
-    pub(super) async fn receive(&self, exec: &Exec) -> Result<Report, Trouble> {
+    /// Reads the packing command's stream into the project, unless `given_up` comes first. What has been placed by then
+    /// is all of it, and counts.
+    pub(super) async fn receive(
+        &self,
+        exec: &Exec,
+        given_up: impl Future<Output = Failure>,
+    ) -> Result<Report, Trouble> {
         let (policy, root) = (self.policy()?, self.root.clone());
         let (archive, pieces) = mpsc::channel(OUTPUT_PIECES);
         let unpacking = tokio::task::spawn_blocking(move || unpack(Pieces::new(pieces), &policy, &root));
-        let (said, packed) = tokio::join!(self.stderr(exec), feed(exec, archive));
+        let packing =
+            async { tokio::join!(self.stderr(exec), feed(exec, archive), exec.write_stdin(Bytes::new())) };
+        let packed = tokio::select! {
+            biased;
+            (said, packed, _) = packing => Ok((said, packed)),
+            failure = given_up => Err(failure),
+        };
+        // Without an end the thread refuses what it has; it is waited for, so that nothing happens behind the back of
+        // an attempt that follows.
         let unpacked = unpacking.await.map_err(|error| broken_task(&error))?;
+        let (said, packed) = match (packed, &unpacked) {
+            (Ok(packed), _) => packed,
+            (Err(_), Ok(_)) => (String::new(), Ok(Exit::Code(0))),
+            (Err(failure), Err(_)) => return Err(failure.into()),
+        };
         match (packed?, unpacked) {
             (Exit::Code(0), Ok(report)) => Ok(report),
             (Exit::Code(0), Err(error)) => Err(refused(&error).into()),
@@ -58,7 +79,7 @@ impl Outputs {
 }
 
 /// Passes the archive on. Its end is passed on only after the command has said that all of it was packed.
-async fn feed(exec: &Exec, archive: mpsc::Sender<io::Result<Bytes>>) -> Result<Exit, Trouble> {
+async fn feed(exec: &Exec, archive: mpsc::Sender<Piece>) -> Result<Exit, Trouble> {
     let (sender, receiver) = mpsc::channel(OUTPUT_PIECES);
     let ending = async { tokio::join!(exec.read(Stream::Stdout, sender), exec.wait()) };
     let passing = pass_on(receiver, archive.clone());
@@ -78,8 +99,8 @@ async fn feed(exec: &Exec, archive: mpsc::Sender<io::Result<Bytes>>) -> Result<E
         (Ok(()), Ok(exit)) => Ok(exit),
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    if !matches!(complete, Ok(Exit::Code(0))) {
-        let _ = archive.send(Err(io::Error::from(io::ErrorKind::UnexpectedEof))).await;
+    if matches!(complete, Ok(Exit::Code(0))) {
+        let _ = archive.send(Piece::End).await;
     }
     Ok(complete?)
 }
@@ -89,33 +110,41 @@ enum Passed {
     Refused,
 }
 
-async fn pass_on(mut from: mpsc::Receiver<(Stream, Bytes)>, to: mpsc::Sender<io::Result<Bytes>>) -> Passed {
+async fn pass_on(mut from: mpsc::Receiver<(Stream, Bytes)>, to: mpsc::Sender<Piece>) -> Passed {
     while let Some((_, piece)) = from.recv().await {
-        if to.send(Ok(piece)).await.is_err() {
+        if to.send(Piece::Data(piece)).await.is_err() {
             return Passed::Refused;
         }
     }
     Passed::All
 }
 
-/// Pieces from a channel as a blocking reader.
+enum Piece {
+    Data(Bytes),
+    /// Nothing is missing.
+    End,
+}
+
+/// Pieces from a channel as a blocking reader. A channel that closes without [`Piece::End`] has broken off.
 struct Pieces {
-    channel: mpsc::Receiver<io::Result<Bytes>>,
+    channel: mpsc::Receiver<Piece>,
     piece: Bytes,
+    ended: bool,
 }
 
 impl Pieces {
-    fn new(channel: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self { channel, piece: Bytes::new() }
+    fn new(channel: mpsc::Receiver<Piece>) -> Self {
+        Self { channel, piece: Bytes::new(), ended: false }
     }
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
+        while self.piece.is_empty() && !self.ended {
             match self.channel.blocking_recv() {
-                Some(piece) => self.piece = piece?,
-                None => return Ok(0),
+                Some(Piece::Data(piece)) => self.piece = piece,
+                Some(Piece::End) => self.ended = true,
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
         let count = buffer.len().min(self.piece.len());

@@ -2,7 +2,7 @@
 //! and what to correct.
 //!
 //! What must stay true: a mistake of the job's own has the cause `command`, so that no other place and no other
-//! attempt answers it; a lack of machines has `capacity`.
+//! attempt answers it; a lack of machines has `capacity` where one was refused, `queue` where all were only waited for.
 
 use super::error::{ErrorKind, ModalError};
 use super::trouble::Trouble;
@@ -52,11 +52,11 @@ pub(super) fn of_sandbox(error: &ModalError) -> Failure {
 }
 
 /// After every choice was refused or waited for in vain.
-pub(super) fn no_machine(choices: &[GpuChoice], refusals: &[String]) -> Failure {
+pub(super) fn no_machine(cause: Cause, choices: &[GpuChoice], refusals: &[String]) -> Failure {
     let remedy = match choices {
         [] => "wait for other sandboxes to end (`accel ps`), or raise the workspace's limits",
         _ => "allow other GPUs: gpu = [\"L4\", \"A10\"]; or another region",
     };
-    Failure::new(Cause::Capacity, format!("Modal has no machine for the job: {}", refusals.join("; ")))
-        .help(format!("{remedy}; or fallback = {{ to = \"local\", on = [\"capacity\"] }}"))
+    Failure::new(cause, format!("Modal has no machine for the job: {}", refusals.join("; ")))
+        .help(format!("{remedy}; or fallback = {{ to = \"local\", on = [\"{cause}\"] }}"))
 }

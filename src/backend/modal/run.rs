@@ -228,7 +228,7 @@ impl Run<'_> {
                 Some(death) => Some(death),
                 None => self.sandbox.has_died().await,
             }) {
-                return Err(failure);
+                return Err(failure.exit_code(exit.shell_code()));
             }
         }
         if !drained {

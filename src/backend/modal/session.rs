@@ -210,26 +210,34 @@ impl ModalSession {
         let argv = crate::workspace::unpack::pack_command(&directory, &patterns);
         fits(&argv)?;
         let outputs = Outputs { root: self.request.root.clone(), patterns };
-        let receiving = async {
-            let clock = self.link.clock();
-            let start = Start { argv, ..Start::default() };
-            let exec = Exec::start(&self.running.router, clock, &self.running.task, start).await?;
-            let (received, _) = tokio::join!(outputs.receive(&exec), exec.write_stdin(Bytes::new()));
-            received
-        };
-        let mut cancel = self.request.cancel.clone();
-        let level = cancel.level();
-        let report = tokio::select! {
+        let start = Start { argv, ..Start::default() };
+        let starting = Exec::start(&self.running.router, self.link.clock(), &self.running.task, start);
+        let given_up = self.end_of_fetching();
+        tokio::pin!(given_up);
+        let exec = tokio::select! {
             biased;
-            received = receiving => received.map_err(Trouble::into_failure)?,
-            death = self.running.sandbox.late_death() => return Err(death.into_failure()),
-            _ = cancel.above(level) => return Err(Failure::new(Cause::Infra, "stopped")),
+            started = starting => started.map_err(|error| Trouble::from(error).into_failure())?,
+            failure = &mut given_up => return Err(failure),
         };
+        let report = outputs.receive(&exec, given_up).await.map_err(Trouble::into_failure)?;
         let count = report.written.len();
         let label = format!("{count} of {} files changed, {}", count + report.unchanged, Size(report.bytes));
         self.reporter.progress(Step::Outputs, report.bytes, Some(report.bytes), label).await;
         self.reporter.end(begun, StepOutcome::Done).await;
         Ok(())
+    }
+}
+
+impl ModalSession {
+    /// What ends the fetching of outputs before its time.
+    async fn end_of_fetching(&self) -> Failure {
+        let mut cancel = self.request.cancel.clone();
+        let level = cancel.level();
+        tokio::select! {
+            biased;
+            death = self.running.sandbox.late_death() => death.into_failure(),
+            _ = cancel.above(level) => Failure::new(Cause::Infra, "stopped"),
+        }
     }
 }
 

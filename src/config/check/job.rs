@@ -7,9 +7,9 @@ use indexmap::IndexMap;
 use super::{Checker, cycles, map, place};
 use crate::config::codes;
 use crate::config::grammar::{Grammar, ItemName, JobKeys, Map, MatrixValues};
-use crate::config::model::{Job, JobSettings, Matrix, Route, RuleTarget, Valued, Warm};
+use crate::config::model::{Fallback, Job, JobSettings, Matrix, Route, RuleTarget, Valued, Warm};
 use crate::diag::{Diagnostic, Location};
-use crate::domain::Place;
+use crate::domain::{Cause, Place};
 
 type Entries = IndexMap<String, crate::config::grammar::MapEntry<Box<JobKeys>>>;
 
@@ -337,8 +337,8 @@ impl Checker {
             }
             _ => Vec::new(),
         };
-        if !places.is_empty() && places.iter().all(|place| *place == fallback.value.to) {
-            let to = fallback.value.to;
+        let never = fallback.value.iter().find(|entry| places.iter().all(|place| *place == entry.to));
+        if let Some(Fallback { to, .. }) = never.filter(|_| !places.is_empty()) {
             self.diagnostics.push(
                 Diagnostic::error(
                     codes::NEVER_FIRES,
@@ -382,6 +382,16 @@ impl Checker {
                 Diagnostic::error(codes::NEVER_FIRES, "nothing escalates without a retry")
                     .at(place(retry))
                     .help("add `max = 2`, or remove `escalate`"),
+            );
+        }
+        if retry.value.on.contains(&Cause::Timeout) && escalate.timeout.is_none() {
+            self.diagnostics.push(
+                Diagnostic::error(
+                    codes::NEVER_FIRES,
+                    "no time is left after a timeout, which is for all attempts",
+                )
+                .at(place(retry))
+                .help("add `escalate = { timeout = \"x2\" }`, or remove `timeout` from `on`"),
             );
         }
     }

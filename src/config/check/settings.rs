@@ -9,12 +9,13 @@ use super::{Checker, Held, built_in, map, place, set};
 use crate::base::size::Bytes;
 use crate::config::codes;
 use crate::config::grammar::{
-    BudgetKeys, EscalateKeys, FallbackKeys, GpuEntry, ImageValue, JobKeys, McpKeys, ModalKeys, NetworkKeys,
+    BudgetKeys, EscalateKeys, FallbackChain, GpuEntry, ImageValue, JobKeys, McpKeys, ModalKeys, NetworkKeys,
     OrLimit, PathGlob, Placed, Plain, RetryKeys, SecretEntry, ShardKeys, SyncKeys, WarmValue, WatchKeys,
 };
 use crate::config::model::{
-    Budget, Escalate, Fallback, GpuText, ImageRef, JobSettings, McpExec, McpSettings, ModalSettings, Network,
-    Origin, Range, Retry, Secret, Setting, Shard, SyncSettings, Valued, Volume, Warm, WatchSettings,
+    Budget, Escalate, Fallback, FallbackOn, GpuText, ImageRef, JobSettings, McpExec, McpSettings,
+    ModalSettings, Network, Origin, Range, Retry, Secret, Setting, Shard, SyncSettings, Valued, Volume, Warm,
+    WatchSettings,
 };
 use crate::diag::Diagnostic;
 use crate::domain::{Cause, Place};
@@ -25,6 +26,8 @@ pub const DEFAULT_MAX_SIZE: Bytes = Bytes(300_000_000);
 pub const DEFAULT_WARM_IDLE: Duration = Duration::from_secs(10 * 60);
 /// `warm` without `max`.
 pub const DEFAULT_WARM_MAX: Duration = Duration::from_secs(4 * 3600);
+/// `fallback` without `on`.
+pub const DEFAULT_FALLBACK_ON: [Cause; 4] = [Cause::Unreachable, Cause::Auth, Cause::Capacity, Cause::Queue];
 /// `retry` without `backoff`.
 pub const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 /// `retry` without `on`.
@@ -142,7 +145,7 @@ impl Checker {
             secrets: set(keys.secrets, |list| list.into_iter().map(secret).collect()),
             volumes: set(keys.volumes, volume_map),
             retry: set(keys.retry, retry_settings),
-            fallback: keys.fallback.and_then(|keys| self.fallback(*keys)).map(Box::new),
+            fallback: keys.fallback.map(|chain| Box::new(self.fallback(*chain))),
             strict: keys.strict,
             warm: set(keys.warm, warm_settings),
             route: keys.route.map(|route| Box::new(self.route(*route))),
@@ -191,23 +194,24 @@ impl Checker {
         Some(Valued { value, origin: keys.origin })
     }
 
-    fn fallback(&mut self, keys: Valued<FallbackKeys>) -> Option<Valued<Fallback>> {
-        let location = place(&keys);
-        let to = keys.value.to.map_or(Place::Local, |to| to.value);
-        let on = match keys.value.on {
-            Some(on) => on.value,
-            None => [Cause::Unreachable, Cause::Auth, Cause::Capacity]
-                .map(crate::config::model::FallbackOn::Cause)
-                .into(),
-        };
-        if on.is_empty() {
-            self.report(
-                Diagnostic::error(codes::NEVER_FIRES, "a fallback on nothing never happens")
-                    .at(location)
-                    .help("name causes: on = [\"unreachable\", \"capacity\"], or leave `fallback` out"),
-            );
+    fn fallback(&mut self, chain: Valued<FallbackChain>) -> Valued<Vec<Fallback>> {
+        let mut fallbacks = Vec::new();
+        for Placed { value: keys, location } in chain.value.0 {
+            let to = keys.to.map_or(Place::Local, |to| to.value);
+            let on = match keys.on {
+                Some(on) => on.value,
+                None => DEFAULT_FALLBACK_ON.map(FallbackOn::Cause).into(),
+            };
+            if on.is_empty() {
+                self.report(
+                    Diagnostic::error(codes::NEVER_FIRES, "a fallback on nothing never happens")
+                        .at(location)
+                        .help("name causes: on = [\"unreachable\", \"capacity\"], or leave `fallback` out"),
+                );
+            }
+            fallbacks.push(Fallback { to, on });
         }
-        Some(Valued { value: Fallback { to, on }, origin: keys.origin })
+        Valued { value: fallbacks, origin: chain.origin }
     }
 
     fn shard(&mut self, keys: Valued<ShardKeys>) -> Option<Valued<Shard>> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::job_values::FallbackChain;
 use super::job_values::{
     Backoff, Cidr, GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue,
 };
@@ -55,8 +56,8 @@ keys! {
         volumes: Map<MountPath, VolumeEntry>,
         /// Whether and when a failed attempt is repeated.
         retry: RetryKeys,
-        /// Where to run when the chosen place cannot.
-        fallback: FallbackKeys,
+        /// Where to run when the chosen place cannot; of a list, the first that applies and leads elsewhere.
+        fallback: FallbackChain,
         /// Never falls back.
         strict: bool,
         /// Keeps the sandbox for the next run: `{ idle = "10m", max = "4h" }`; false: one run each.
@@ -93,7 +94,7 @@ keys! {
     RetryKeys as "retry" {
         /// Attempts after the first. Default: 0.
         max: Whole<0, 100>,
-        /// Causes that are retried. Default: infra, preempted.
+        /// Causes that are retried. Default: infra, preempted. `timeout` needs `escalate.timeout`.
         on: Vec<Cause>,
         /// First and longest delay: `"2s..30s"`, or one duration for both.
         backoff: Backoff,
@@ -107,7 +108,7 @@ keys! {
     EscalateKeys as "escalate" {
         /// Factor on memory: `"x2"`.
         memory: Factor,
-        /// Factor on the timeout: `"x2"`.
+        /// Factor on the timeout: `"x2"`. After a timeout the clock begins anew with it.
         timeout: Factor,
         /// Goes on to the next entry of `gpu`.
         next_gpu: bool,
@@ -119,7 +120,8 @@ keys! {
     FallbackKeys as "fallback" {
         /// The place to fall back to.
         to: Place,
-        /// Causes: unreachable, auth, capacity, queue, infra, image, oom, preempted, or `"queue>45s"`.
+        /// Causes: unreachable, auth, capacity, queue, infra, image, oom, preempted, or `"queue>45s"`. Default:
+        /// unreachable, auth, capacity, queue.
         on: Vec<FallbackOn>,
     }
 }

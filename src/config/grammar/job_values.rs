@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::job::{GpuKeys, SecretKeys, VolumeKeys, WarmKeys};
+use super::job::{FallbackKeys, GpuKeys, SecretKeys, VolumeKeys, WarmKeys};
 use super::{
     Definitions, Grammar, ImageKeys, Map, MapEntry, MapKey, ObjectName, Placed, Plain, Scalar, Text,
 };
@@ -283,6 +283,32 @@ impl Grammar for FallbackOn {
             { "enum": ["infra", "unreachable", "auth", "capacity", "queue", "image", "oom", "preempted"] },
             { "type": "string", "pattern": r"^\s*queue\s*>=?.+$" },
         ] })
+    }
+}
+
+/// One fallback or several, each with its place.
+#[derive(Debug, Clone)]
+pub struct FallbackChain(pub Vec<Placed<FallbackKeys>>);
+
+impl Grammar for FallbackChain {
+    fn decode(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
+        Vec::decode(node, reader).map(Self)
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        Vec::<FallbackKeys>::schema(definitions)
+    }
+
+    /// One on top of one: key by key, as other tables. Chains replace each other.
+    fn overlay(&mut self, stronger: Self) {
+        match (self.0.as_mut_slice(), <[_; 1]>::try_from(stronger.0)) {
+            ([weaker], Ok([stronger])) => {
+                weaker.value.overlay(stronger.value);
+                weaker.location = stronger.location;
+            }
+            (_, Ok(stronger)) => self.0 = stronger.into(),
+            (_, Err(stronger)) => self.0 = stronger,
+        }
     }
 }
 

@@ -29,8 +29,10 @@ pub use image::{
     CopyKeys, DockerfileCommandKeys, Either, ImageKeys, LayerKeys, MicromambaKeys, PoetryKeys,
     PrivateReposKeys, PyprojectKeys, StepKeys, SwitchOr, UvLockKeys,
 };
-pub use job::{EscalateKeys, FallbackKeys, JobKeys, NetworkKeys, RetryKeys, ShardKeys, WatchKeys};
-pub use job_values::{GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue};
+pub use job::{EscalateKeys, JobKeys, NetworkKeys, RetryKeys, ShardKeys, WatchKeys};
+pub use job_values::{
+    FallbackChain, GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue,
+};
 pub use leaf::{Cores, Factor, Memory, OrLimit, Plain, Port, Scalar, Text, Whole, number};
 pub use name::{AnyKey, ItemName, MountPath, ObjectName, VariableName};
 pub use path::{NameGlob, PathGlob, ProjectPath, glob_problem};

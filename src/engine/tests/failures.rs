@@ -6,7 +6,6 @@ use super::world::{GRACE, Seen, World, falls_back, job, seconds};
 use crate::backend::fake::{Act, Manners, Phase, Script};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::{Cause, Exit, Place};
-use crate::engine::FallbackPolicy;
 use crate::event::{Event, Level, Verdict};
 use crate::plan::spec::{FallbackOn, PlannedJob};
 
@@ -147,33 +146,6 @@ async fn a_failed_command_is_retried_only_when_asked_by_name() {
     };
     assert_eq!(run(&[Cause::Infra, Cause::Oom]).await, 1);
     assert_eq!(run(&[Cause::Command]).await, 2);
-}
-
-/// Every cause against the policy that names it: falls back, but for commands and timeouts.
-#[tokio::test(start_paused = true)]
-async fn fallback_matrix() {
-    for cause in Cause::ALL {
-        for (strict, policy, named) in [
-            (false, FallbackPolicy::AsPlanned, true),
-            (false, FallbackPolicy::AsPlanned, false),
-            (true, FallbackPolicy::AsPlanned, true),
-            (false, FallbackPolicy::Forbidden, true),
-        ] {
-            let on = if named { Cause::ALL.to_vec() } else { Vec::new() };
-            let job = PlannedJob { fallback: falls_back(Place::Local, &on), strict, ..job("a", &[]) };
-            let mut world = World::new(vec![job]).on(Place::Modal).modal("a", Script::refuses(cause));
-            world.options.fallback = policy;
-            let seen = world.run().await;
-            let never = matches!(cause, Cause::Command | Cause::Timeout);
-            let falls = named && !strict && policy == FallbackPolicy::AsPlanned && !never;
-            assert_eq!(seen.verdict("a").passed(), falls, "{cause} {strict} {policy:?} {named}");
-            let loud = seen.events.iter().filter(|event| matches!(event, Event::Fallback { .. })).count();
-            assert_eq!(loud, usize::from(falls));
-            if let Verdict::Errored { help, .. } = seen.verdict("a") {
-                assert_eq!(help.is_some(), named && !never, "a forbidden fallback is named: {cause}");
-            }
-        }
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,8 @@
 mod cancellation;
 mod exit_codes;
 mod failures;
+mod fallbacks;
 mod random_graphs;
+mod retries;
 mod scheduling;
 mod world;

@@ -151,7 +151,7 @@ fn job_view(plan: &Plan, job: &PlannedJob, image: &str) -> Value {
         "network": network_view(&spec.network),
         "shard": job.shard.as_ref().map(|shard| json!({ "count": shard.count, "runner": shard.runner })),
         "volumes": volumes,
-        "fallback": job.fallback.iter().map(fallback_view).next(),
+        "fallback": fallbacks_view(&job.fallback),
         "env": spec.env,
         "retry": retry_view(&job.retry),
         "route": job.routing.rules.iter().map(rule_view).collect::<Vec<_>>(),
@@ -217,6 +217,15 @@ fn network_view(network: &NetworkSpec) -> Value {
         NetworkSpec::Open => json!("open"),
         NetworkSpec::Blocked => json!("blocked"),
         NetworkSpec::Allow { cidrs, domains } => json!({ "allow_cidrs": cidrs, "allow_domains": domains }),
+    }
+}
+
+/// As it would be written: one, or a list.
+fn fallbacks_view(fallbacks: &[FallbackSpec]) -> Option<Value> {
+    match fallbacks {
+        [] => None,
+        [one] => Some(fallback_view(one)),
+        several => Some(several.iter().map(fallback_view).collect()),
     }
 }
 

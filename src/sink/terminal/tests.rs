@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{Cause, Exit, Place};
-use crate::event::{STREAM_VERSION, Step, StepOutcome};
+use crate::event::{Grown, Growth, STREAM_VERSION, Step, StepOutcome};
 
 /// Both streams in the order in which they were written, and each alone.
 #[derive(Clone, Default)]
@@ -284,7 +284,14 @@ fn what_must_not_be_missed_is_said_even_when_quiet() {
             help: Some("install git yourself".to_owned()),
         },
         Event::CancelRaised { level: "stop".to_owned(), by: "SIGINT".to_owned() },
-        Event::Retry { job: id("test"), attempt: 2, cause: Cause::Infra, delay: Duration::from_secs(2) },
+        Event::Retry {
+            job: id("test"),
+            attempt: 2,
+            cause: Cause::Infra,
+            delay: Duration::from_secs(2),
+            detail: "lost".to_owned(),
+            grows: vec![Growth { what: Grown::Memory, from: "1GiB".to_owned(), to: "2GiB".to_owned() }],
+        },
         ended("test", Verdict::Failed { exit: Exit::Code(1) }),
     ];
     assert_snapshot!(View { verbosity: Verbosity::Quiet, ..PIPE }.show(events).both, @r"

@@ -89,9 +89,16 @@ impl Words {
     }
 
     pub(super) fn retry(&self, event: &Event) -> String {
-        let Event::Retry { job, attempt, cause, delay } = event else { return String::new() };
+        let Event::Retry { job, attempt, cause, delay, detail, grows } = event else { return String::new() };
         let label = self.colors.paint(WARN, "retry");
-        format!("{label}: {job}, attempt {attempt} in {}: {cause}", ShortDuration(*delay))
+        let mut line = format!("{label}: {job}, attempt {attempt} in {}: {cause}", ShortDuration(*delay));
+        if !detail.is_empty() {
+            line.push_str(&format!(": {}", clean(detail)));
+        }
+        for growth in grows {
+            line.push_str(&format!("; {} {} → {}", growth.what.as_str(), growth.from, growth.to));
+        }
+        line
     }
 
     pub(super) fn cancel_raised(&self, level: &str, by: &str) -> String {

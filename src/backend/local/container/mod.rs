@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::environment::call::{Call, CallError, Log};
-use super::{LocalSettings, differences};
+use super::{LocalSettings, shortage};
 use crate::backend::{CancelSource, Failure, OpenRequest};
 use crate::base::digest::Digest;
 use crate::domain::Cause;
@@ -291,7 +291,7 @@ fn limits(spec: &SandboxSpec, args: &mut Vec<OsString>) {
     for port in &spec.ports {
         args.extend(words(&["--publish", &format!("127.0.0.1:{port}:{port}")]));
     }
-    if !spec.gpu.is_empty() && differences::has_gpu() {
+    if !spec.gpu.is_empty() && shortage::gpus() != shortage::Gpus::None {
         args.extend(words(&["--gpus", "all"]));
     }
 }
