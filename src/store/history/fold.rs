@@ -52,7 +52,8 @@ impl History {
     }
 
     fn fold_file(&self, path: &Path) -> Result<(), DatabaseError> {
-        let Ok(entries) = lines(path) else { return Ok(()) };
+        // Locked until it is removed: a writer that still has it open would add a line that nobody reads.
+        let Ok((entries, _locked)) = lines(path) else { return Ok(()) };
         let kept = self.database().write_now(Durability::Process, |connection| {
             entries.iter().try_for_each(|entry| insert(connection, entry))?;
             prune(connection, now_ms())?;
@@ -87,8 +88,8 @@ fn remove(connection: &Connection, before_ms: u64) -> rusqlite::Result<usize> {
     Ok(old + many)
 }
 
-/// Every whole line; others are of a version that is not known, or were cut off.
-fn lines(path: &Path) -> io::Result<Vec<Entry>> {
+/// Every whole line, and the file, locked; other lines are of a version that is not known, or were cut off.
+fn lines(path: &Path) -> io::Result<(Vec<Entry>, File)> {
     let file = File::open(path)?;
     let began = Instant::now();
     // Whoever has opened it before it was renamed writes its line first. One that is suspended while it does is left
@@ -100,10 +101,10 @@ fn lines(path: &Path) -> io::Result<Vec<Entry>> {
         std::thread::sleep(PAUSE);
     }
     let mut entries = Vec::new();
-    for line in BufReader::new(file).split(b'\n') {
+    for line in BufReader::new(&file).split(b'\n') {
         entries.extend(serde_json::from_slice::<Entry>(&line?).ok());
     }
-    Ok(entries)
+    Ok((entries, file))
 }
 
 /// `None` when somebody holds it for longer than a statement may wait.
