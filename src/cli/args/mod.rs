@@ -1,22 +1,23 @@
-//! The command line: flags, commands, help. The only file with clap types.
+//! The command line: flags, commands, help. The only folder with clap types.
 //!
 //! Parsing collects; what a flag means together with the file and the variables is resolved by each command.
 //! A command is listed here only when it works.
 
-use std::ffi::OsString;
+mod completions;
+mod parse;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue};
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 pub use clap_complete::Shell;
 
+pub use self::completions::completions;
+pub use self::parse::{Parsed, Rendered, UnknownCommand, command_names, parse, short_help};
 use super::ambient::ColorWish;
 use super::help::{EXAMPLES, EXIT_CODES, RUN_EXAMPLES, WATCH_EXAMPLES};
 use crate::base::duration::{DURATION_HELP, parse_duration};
-use crate::base::exit_code;
-use crate::diag::ColorChoice;
 
 /// Run the jobs of accel.toml, on this machine or on Modal.
 ///
@@ -479,110 +480,11 @@ pub struct InitArgs {
     pub force: bool,
 }
 
-/// What the arguments ask for, or what to print instead.
-pub enum Parsed {
-    Run(Box<Cli>),
-    Print(Rendered),
-    Unknown(Box<UnknownCommand>),
-}
-
-/// A first word that names no command.
-pub struct UnknownCommand {
-    pub word: String,
-    /// What could be read beside it.
-    pub global: GlobalArgs,
-}
-
-/// The names of the commands.
-pub fn command_names() -> Vec<String> {
-    Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
-}
-
-fn unknown_command(arguments: &[OsString], error: &clap::Error) -> Option<UnknownCommand> {
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
-    let matches = Cli::command().ignore_errors(true).try_get_matches_from(arguments).ok()?;
-    // A wrong word after a command that has commands of its own is left to clap.
-    let known =
-        matches.subcommand_name().is_some_and(|name| command_names().iter().any(|known| known == name));
-    let global = GlobalArgs::from_arg_matches(&matches).ok()?;
-    (!known).then(|| UnknownCommand { word: word.clone(), global })
-}
-
-/// Help, version or a usage error.
-pub struct Rendered {
-    plain: String,
-    styled: String,
-    /// 0 for help and version.
-    pub code: u8,
-}
-
-impl Rendered {
-    pub fn text(&self, color: ColorChoice) -> &str {
-        match color {
-            ColorChoice::Plain => &self.plain,
-            ColorChoice::Ansi => &self.styled,
-        }
-    }
-}
-
-pub fn parse(arguments: &[OsString]) -> Parsed {
-    match Cli::try_parse_from(arguments) {
-        Ok(cli) => Parsed::Run(Box::new(cli)),
-        Err(error) => match unknown_command(arguments, &error) {
-            Some(unknown) => Parsed::Unknown(Box::new(unknown)),
-            None => Parsed::Print(Rendered {
-                plain: error.render().to_string(),
-                styled: error.render().ansi().to_string(),
-                code: if error.use_stderr() { exit_code::USAGE } else { 0 },
-            }),
-        },
-    }
-}
-
-/// The short help.
-pub fn short_help(color: ColorChoice) -> String {
-    let help = Cli::command().render_help();
-    match color {
-        ColorChoice::Plain => help.to_string(),
-        ColorChoice::Ansi => help.ansi().to_string(),
-    }
-}
-
-/// The completion script of a shell.
-pub fn completions(shell: Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "accel", &mut script);
-    match shell {
-        Shell::Bash => script.extend_from_slice(include_bytes!("completions/jobs.bash")),
-        Shell::Fish => script.extend_from_slice(include_bytes!("completions/jobs.fish")),
-        Shell::Zsh => return with_jobs_in_zsh(script),
-        _ => {}
-    }
-    script
-}
-
-/// The beginnings of the help of arguments that take names of jobs.
-const JOB_ARGUMENTS: [&str; 4] = [
-    "-- Names, globs or matrix combinations of jobs",
-    "-- A job, a combination of a matrix, or an image",
-    "-- Jobs, runs",
-    "-- A job, or a run",
-];
-
-/// The places of the generated script where job names go; everything else stays as it is.
-fn with_jobs_in_zsh(script: Vec<u8>) -> Vec<u8> {
-    let Ok(text) = String::from_utf8(script.clone()) else { return script };
-    let takes_jobs = |line: &str| JOB_ARGUMENTS.iter().any(|help| line.contains(help));
-    let lines = text.split_inclusive('\n').map(|line| {
-        if takes_jobs(line) { line.replace(":_default", ":_accel_jobs") } else { line.to_owned() }
-    });
-    let text: String = lines.collect();
-    text.replacen("_accel() {", concat!(include_str!("completions/jobs.zsh"), "\n_accel() {"), 1).into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::CommandFactory;
+
+    use super::Cli;
 
     #[test]
     fn the_definition_is_sound() {
