@@ -1,10 +1,13 @@
-//! Which secrets a command could show by accident: those of its environment and of its jobs' dotenv files.
+//! Which secrets a command could show by accident: those of its environment, of its jobs' dotenv files, and those that
+//! accel.toml itself gives to jobs and images.
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
+
 use crate::backend::modal::settings::Credentials;
 use crate::domain::Place;
-use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
+use crate::plan::spec::{BaseSpec, ImageSpec, LayerSpec, PipOptions, Plan, PlannedJob, RuleTarget, StepSpec};
 use crate::redact::{Secrets, SecretsBuilder, Unmasked};
 use crate::workspace::dotenv;
 
@@ -29,12 +32,51 @@ pub fn known(plan: &Plan, ambient: &Ambient) -> (Secrets, Vec<Unmasked>) {
             builder = builder.variable(&name, &value);
         }
     }
+    let of_jobs = plan.jobs.iter().flat_map(|job| pairs(&job.spec.env));
+    let of_images = plan.images.values().flat_map(|image| of_image(image));
+    for (name, value) in of_jobs.chain(of_images) {
+        builder = builder.written(name, value);
+    }
     if plan.jobs.iter().any(may_leave) {
         for secret in modal_credentials(&ambient.variables.texts()) {
             builder = builder.secret("the Modal token", &secret);
         }
     }
     builder.build()
+}
+
+/// Variables and arguments of an image's build, and the addresses that it names.
+fn of_image(image: &ImageSpec) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    if let BaseSpec::Dockerfile { build_args, env, .. } = &image.base {
+        found.extend(pairs(build_args).chain(pairs(env)));
+    }
+    for LayerSpec { step, env, env_secrets, .. } in &image.layers {
+        found.extend(env_secrets.iter().chain([env]).flat_map(pairs));
+        match step {
+            StepSpec::Env(variables) => found.extend(pairs(variables)),
+            StepSpec::Dockerfile { build_args, .. } => found.extend(pairs(build_args)),
+            StepSpec::Pip { options, .. }
+            | StepSpec::Pyproject { options, .. }
+            | StepSpec::PipPrivateRepos { options, .. } => found.extend(addresses(options)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn pairs(variables: &IndexMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+/// Package indexes may have a password in their addresses.
+fn addresses(options: &PipOptions) -> impl Iterator<Item = (&str, &str)> {
+    let named = [
+        ("index_url", &options.index_url),
+        ("extra_index_url", &options.extra_index_url),
+        ("find_links", &options.find_links),
+    ];
+    named.into_iter().filter_map(|(name, address)| Some((name, address.as_deref()?)))
 }
 
 /// A run that stays here never reads Modal's settings, so it need not hide them.

@@ -10,8 +10,8 @@
 //! | output that passes through accel: several jobs, jobs on Modal, `--json`, log files | always |
 //! | output of one local job, which has accel's own stdout and stderr | never seen by accel, so its bytes are exact |
 //!
-//! Secret are those variables, of the environment and of dotenv files, whose names say so ([`is_secret_name`]), as well as
-//! passwords inside their URLs, and Modal tokens. Values of named Modal secrets never reach this machine. Other values
+//! Secret are those variables, of the environment, of dotenv files and of accel.toml, whose names say so
+//! ([`is_secret_name`]), as well as passwords inside their URLs, and Modal tokens. Values of named Modal secrets never reach this machine. Other values
 //! (`true`, `8080`, `localhost`) are ordinary words of any log and stay.
 
 mod encodings;
@@ -137,6 +137,13 @@ impl SecretsBuilder {
             Some(password) => self.secret(name, password),
             None => self,
         }
+    }
+
+    /// A variable that stands in accel.toml: whoever wrote it there has seen that it is short or common.
+    #[must_use]
+    pub fn written(self, name: &str, value: &str) -> Self {
+        let unmasked = self.unmasked.clone();
+        Self { unmasked, ..self.variable(name, value) }
     }
 
     /// A value that is secret whatever its name.

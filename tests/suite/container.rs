@@ -15,6 +15,7 @@ build)
   cp "$last/.accel/Dockerfile" dockerfile
   (cd "$last" && find . -type f | sort) > context
   echo "building"
+  echo "$PIN_TOKEN" >> given
   if [ -e broken ]; then echo "E: no such package" >&2; exit 1; fi
   touch built ;;
 run)
@@ -105,6 +106,19 @@ fn a_job_runs_in_the_container_with_its_limits_and_no_value_on_the_command_line(
         assert!(run.contains(part), "{part}: {run}");
     }
     assert!(!calls.contains("hush"), "{calls}");
+}
+
+#[test]
+fn arguments_of_a_build_reach_it_without_their_values_on_the_command_line() {
+    let world = world().file("Dockerfile", "FROM scratch\n");
+    let image = "[images.own]\ndockerfile = 'Dockerfile'\nbuild_args = { PIN_TOKEN = 'hush', PATH = '/x' }\n\
+                 local.engine = 'container'\n[jobs.own]\nimage = 'own'\nrun = 'true'\n";
+    world.write("accel.toml", format!("{JOBS}{image}"));
+    world.accel(["run", "own"]).run().code(0);
+    let calls = world.read("calls");
+    assert!(calls.contains("--build-arg PIN_TOKEN --build-arg PATH=/x "), "{calls}");
+    assert!(!calls.contains("hush"), "{calls}");
+    assert_eq!(world.read("given"), "hush\n\n", "the base's build has it, that of the layers above has not");
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod official_sdk;
 #[path = "../support/python.rs"]
 mod python;
 
+mod canary;
 mod history;
 mod leases;
 mod modal_cli;

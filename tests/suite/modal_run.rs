@@ -459,44 +459,6 @@ fn the_older_generation_is_used_where_the_user_says_so() {
     assert_eq!(modal.sandboxes()[0].version, Version::V1);
 }
 
-/// Every regular file below a folder.
-fn files(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files(&path, found) } else { found.push(path) }
-    }
-}
-
-#[test]
-fn secrets_stay_where_they_belong() {
-    let modal = FakeModal::serve();
-    modal.secret("hf", &[("HF_TOKEN", "canary-of-modal")]);
-    let jobs = "[jobs.it]\nsecrets = ['hf']\ndotenv = ['.env']\npass_env = ['PASS_ME']\nrun = 'test -n \"$HF_TOKEN$DOT$PASS_ME\"'\n";
-    let world = world(&modal, jobs)
-        .file(".env", "DOT=canary-of-dotenv\n")
-        .env("PASS_ME", "canary-of-the-host")
-        .env("MODAL_TOKEN_SECRET", "canary-of-the-token");
-    let done = world.accel(["run", "it", "-vv"]).run();
-    done.code(0);
-    let mut kept = Vec::new();
-    files(&world.state(), &mut kept);
-    assert!(kept.len() > 1, "{kept:?}");
-    for path in kept {
-        let bytes = fs::read(&path).unwrap();
-        assert!(!String::from_utf8_lossy(&bytes).contains("canary"), "{}", path.display());
-    }
-    assert!(!done.stderr_text().contains("canary"), "{}", done.stderr_text());
-    let arguments = |call: &crate::fake_modal::Call| {
-        call.request::<accel::backend::modal::wire::task_command_router::TaskExecStartRequest>().command_args
-    };
-    for call in modal.calls_of("TaskExecStart") {
-        assert!(!arguments(&call).join(" ").contains("canary"));
-    }
-    for sandbox in modal.sandboxes() {
-        assert!(!format!("{:?} {:?}", sandbox.tags, sandbox.definition).contains("canary"));
-    }
-}
-
 #[test]
 fn a_server_that_does_not_answer_is_named_before_it_is_given_up() {
     let modal = FakeModal::serve();

@@ -5,6 +5,7 @@ use crate::cli::args::{PlanArgs, PlanFormatArg};
 use crate::cli::context::Context;
 use crate::cli::printer::Format;
 use crate::cli::project::Project;
+use crate::cli::secrets;
 use crate::plan::Selection;
 use crate::plan::render::{self, PlanFormat};
 
@@ -19,6 +20,7 @@ pub fn run(args: &PlanArgs, context: &Context<'_>) -> Outcome {
         PlanFormatArg::Json => PlanFormat::Json,
         PlanFormatArg::Yaml => PlanFormat::Yaml,
     };
-    context.printer.result(render::render(&plan, format))?;
+    let (secrets, _) = secrets::known(&plan, context.ambient);
+    context.printer.result(secrets.mask(&render::render(&plan, format)).as_bytes())?;
     Ok(0)
 }

@@ -61,6 +61,19 @@ impl Client {
         self.program.file_name() == Some(OsStr::new("podman"))
     }
 
+    /// Gives the client a variable to pass on; what names it as an argument, without its value where that is possible.
+    fn hand_over(&mut self, name: OsString, value: OsString) -> OsString {
+        if OF_THE_CLIENT.iter().any(|own| name == *own) {
+            let mut pair = name;
+            pair.push("=");
+            pair.push(value);
+            return pair;
+        }
+        self.env.retain(|(other, _)| *other != name);
+        self.env.push((name.clone(), value));
+        name
+    }
+
     fn call(&self, args: Vec<OsString>, cwd: &Path) -> Call {
         let env = self.env.iter().cloned().collect();
         Call { program: self.program.clone(), args, cwd: cwd.to_owned(), env }
@@ -138,11 +151,13 @@ impl Build<'_> {
             let root = &self.request.root;
             let mut args = words(&["build", "-t", base, "-f"]);
             args.push(root.join(&file.path).into());
+            let mut client = self.client.clone();
             for (name, value) in build_args {
-                args.extend([OsString::from("--build-arg"), format!("{name}={value}").into()]);
+                args.push("--build-arg".into());
+                args.push(client.hand_over(name.into(), value.into()));
             }
             args.push(root.join(context).into());
-            self.call(args, lock, log).await?;
+            self.call(&client, args, lock, log).await?;
         }
         let mut args = words(&["build", "-t", tag, "-f"]);
         args.push(folder.join(context::DOCKERFILE).into());
@@ -150,11 +165,17 @@ impl Build<'_> {
             args.push("--no-cache".into());
         }
         args.push(folder.into());
-        self.call(args, lock, log).await
+        self.call(self.client, args, lock, log).await
     }
 
-    async fn call(&self, args: Vec<OsString>, lock: &Lock, log: &Log<'_>) -> Result<(), Failure> {
-        let call = self.client.call(args, &self.request.root);
+    async fn call(
+        &self,
+        client: &Client,
+        args: Vec<OsString>,
+        lock: &Lock,
+        log: &Log<'_>,
+    ) -> Result<(), Failure> {
+        let call = client.call(args, &self.request.root);
         match call.run(&self.settings.supervisor, lock, log, &self.request.cancel).await {
             Ok(()) => Ok(()),
             Err(CallError::Stopped) => Err(self.failure("stopped while it was built")),
@@ -227,19 +248,10 @@ impl Container {
         args.extend([OsString::from("--volume"), mount, "--workdir".into(), cwd.into()]);
         self.user(&mut args);
         limits(spec, &mut args);
-        let mut env = self.client.env.clone();
+        let mut client = self.client.clone();
         for (name, value) in variables {
             args.push("--env".into());
-            if OF_THE_CLIENT.iter().any(|own| name == *own) {
-                let mut pair = name;
-                pair.push("=");
-                pair.push(value);
-                args.push(pair);
-                continue;
-            }
-            args.push(name.clone());
-            env.retain(|(other, _)| *other != name);
-            env.push((name, value));
+            args.push(client.hand_over(name, value));
         }
         args.push(self.tag.clone().into());
         match &spec.command {
@@ -247,11 +259,11 @@ impl Container {
             CommandSpec::Shell(text) => args.extend(words(&["sh", "-c", SHELL, text])),
         }
         Launch {
-            name: self.client.program.clone().into(),
-            program: self.client.program.clone(),
+            name: client.program.clone().into(),
+            program: client.program,
             args,
             cwd: root.to_owned(),
-            env,
+            env: client.env,
             input: if spec.tty { Input::Terminal } else { Input::Null },
         }
     }
