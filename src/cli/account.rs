@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::ambient::Variables;
+use crate::backend::modal::Access;
+use crate::backend::modal::clock::SystemClock;
 use crate::backend::modal::identity::Machine;
 use crate::backend::modal::settings::{self, Settings, SettingsError};
+use crate::net::NetworkSettings;
 
 /// Where the user's settings are, and what they say.
 pub fn load(variables: &BTreeMap<String, String>) -> (PathBuf, Result<Settings, SettingsError>) {
@@ -13,6 +18,12 @@ pub fn load(variables: &BTreeMap<String, String>) -> (PathBuf, Result<Settings, 
     let text = std::fs::read_to_string(&path).ok();
     let settings = Settings::load(&path, text.as_deref(), variables);
     (path, settings)
+}
+
+/// What connecting takes; nothing is opened.
+pub fn access(variables: &Variables, network: NetworkSettings) -> Access {
+    let (config_path, settings) = load(&variables.texts());
+    Access { settings, config_path, machine: machine(), network, clock: Arc::new(SystemClock), opening: None }
 }
 
 /// This machine as `uname` names it.

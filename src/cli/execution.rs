@@ -8,7 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::local::environment::{Host, UvEnvironments};
+use tokio::runtime::Runtime;
+
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
+use crate::backend::modal::Access;
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
@@ -26,9 +29,10 @@ use super::ambient::{Ambient, ColorWish};
 use super::context::Context;
 use super::error::CommandError;
 use super::keyboard::Keyboard;
-use super::modal::Modal;
+use super::modal::{Around, Modal};
 use super::printer::{Format, Printer, Verbosity};
 use super::routing::{self, Quotes};
+use super::runtime::Underway;
 use super::secrets;
 use super::signals::{IgnoredSignals, Signals};
 
@@ -50,23 +54,23 @@ pub enum Recorded {
     Nowhere,
 }
 
-/// The runtime of commands that wait: one thread, made only by them.
-pub fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))
-}
-
 /// Runs the plan to its exit code.
-pub fn execute(plan: Plan, wishes: Wishes, context: &Context<'_>, folder: &Path) -> Result<u8, CommandError> {
+pub fn execute(
+    plan: Plan,
+    wishes: Wishes,
+    underway: &Underway,
+    context: &Context<'_>,
+    folder: &Path,
+) -> Result<u8, CommandError> {
     let plan = Arc::new(plan);
     let supervisor = Supervisor::new(Ownership::Process);
-    let execution = Execution { context, supervisor: &supervisor, folder, wishes, caller: None };
+    let access = underway.access.as_ref();
+    let execution = Execution { context, supervisor: &supervisor, folder, wishes, caller: None, access };
     let prepared = execution.prepare(Arc::clone(&plan));
-    let summary = watched(context, &supervisor, prepared.beside(), async |emitter, cancel| {
-        prepared.run(emitter, cancel.watch()).await
-    })??;
+    let summary =
+        watched(&underway.runtime, context, &supervisor, prepared.beside(), async |emitter, cancel| {
+            prepared.run(emitter, cancel.watch()).await
+        })??;
     prepared.mention_unheard_of();
     Ok(engine::exit_code(&plan, &summary))
 }
@@ -79,6 +83,8 @@ pub struct Execution<'a> {
     pub wishes: Wishes,
     /// Who calls, where neither a variable nor the surroundings say so.
     pub caller: Option<&'static str>,
+    /// Where connecting to Modal has begun before there was a plan.
+    pub access: Option<&'a Access>,
 }
 
 impl Execution<'_> {
@@ -87,7 +93,8 @@ impl Execution<'_> {
         let ambient = self.context.ambient;
         let id = uuid::Uuid::new_v4().simple().to_string();
         let color = color_hint(&plan, self.wishes.color, ambient);
-        let modal = Arc::new(Modal::new(&plan, &id, color, self.supervisor, ambient, self.folder));
+        let Self { supervisor, folder, access, .. } = *self;
+        let modal = Arc::new(Modal::new(&plan, &id, color, Around { supervisor, ambient, folder, access }));
         PreparedRun { execution: self, plan, id, color, modal }
     }
 }
@@ -209,12 +216,12 @@ impl Beside {
 /// Does `work` while sinks show its events, and signals climb the ladder. When the reader of standard output goes
 /// away, nobody wants the rest: that is a request to stop.
 pub fn watched<T>(
+    runtime: &Runtime,
     context: &Context<'_>,
     supervisor: &Supervisor,
     mut beside: Beside,
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
-    let runtime = runtime()?;
     let source = Arc::new(CancelSource::default());
     let done = runtime.block_on(async {
         let (emitter, shown) = show(context, &mut beside, &source)?;

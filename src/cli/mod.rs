@@ -21,6 +21,7 @@ pub mod printer;
 pub mod project;
 pub mod remote;
 pub mod routing;
+pub mod runtime;
 pub mod secrets;
 pub mod signals;
 mod watching;

@@ -1,13 +1,11 @@
 //! Modal as the command line knows it: settings, machine and folders, gathered when the first job needs them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::account;
 use super::ambient::{self, Ambient};
 use crate::backend::local::ColorHint;
-use crate::backend::modal::clock::SystemClock;
 use crate::backend::modal::quote::Prices;
 use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, TerminalKind};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
@@ -23,33 +21,27 @@ pub struct Modal {
     backend: OnceLock<ModalBackend>,
 }
 
+/// What is around a run.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    pub supervisor: &'a Supervisor,
+    pub ambient: &'a Ambient,
+    pub folder: &'a Path,
+    /// Where connecting has begun.
+    pub access: Option<&'a Access>,
+}
+
 impl Modal {
-    pub fn new(
-        plan: &Arc<Plan>,
-        run: &str,
-        color: ColorHint,
-        supervisor: &Supervisor,
-        ambient: &Ambient,
-        folder: &Path,
-    ) -> Self {
-        let (plan, run, folder) = (Arc::clone(plan), run.to_owned(), folder.to_owned());
-        let (variables, supervisor) = (ambient.variables.clone(), supervisor.clone());
-        let terminal = terminal(ambient);
-        let (directories, network) = (ambient.directories(&folder), ambient.network());
+    pub fn new(plan: &Arc<Plan>, run: &str, color: ColorHint, around: Around<'_>) -> Self {
+        let Around { supervisor, ambient, folder, access } = around;
+        let (plan, run, supervisor) = (Arc::clone(plan), run.to_owned(), supervisor.clone());
+        let (variables, terminal) = (ambient.variables.clone(), terminal(ambient));
+        let (directories, network) = (ambient.directories(folder), ambient.network());
+        let access = access.cloned();
         let make = move || {
-            let text = |(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
-                Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
-            };
-            let texts: BTreeMap<String, String> = variables.0.iter().filter_map(text).collect();
-            let (config_path, settings) = account::load(&texts);
+            let access = access.clone();
             ModalSettings {
-                access: Access {
-                    settings,
-                    config_path,
-                    machine: account::machine(),
-                    network: network.clone(),
-                    clock: Arc::new(SystemClock),
-                },
+                access: access.unwrap_or_else(|| account::access(&variables, network.clone())),
                 target: plan.modal.clone(),
                 project: plan.project.clone(),
                 sync: plan.sync.clone(),

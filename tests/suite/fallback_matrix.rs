@@ -217,6 +217,7 @@ impl Project {
                 machine: Machine::default(),
                 network: NetworkSettings::default(),
                 clock: Arc::new(QuickClock::default()),
+                opening: None,
             },
             target: self.plan.modal.clone(),
             project: self.plan.project.clone(),

@@ -78,6 +78,7 @@ impl Project {
                 machine: Machine::default(),
                 network: self.network.clone(),
                 clock: Arc::clone(&self.clock),
+                opening: None,
             },
             target: plan.modal.clone(),
             project: plan.project.clone(),

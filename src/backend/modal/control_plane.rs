@@ -79,6 +79,18 @@ impl ControlPlane {
             .connect(&settings.server_url, ConnectBudget::CONTROL_PLANE, &clock)
             .await
             .map_err(|error| ModalError::new((&error).into(), "connect", error.to_string()))?;
+        Self::over(connection, settings, credentials, machine, clock, on_notice)
+    }
+
+    /// Calls over a connection that stands. Nothing is sent before the first.
+    pub(super) fn over(
+        connection: Connection,
+        settings: &Settings,
+        credentials: &Credentials,
+        machine: &Machine,
+        clock: Arc<dyn Clock>,
+        on_notice: OnNotice,
+    ) -> Result<Self, ModalError> {
         let mut headers = MetadataMap::new();
         for (name, value) in identity::headers(credentials, machine, &settings.override_headers) {
             insert(&mut headers, &name, value.reveal())?;

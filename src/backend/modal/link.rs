@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
+
 use super::account::account;
 use super::clock::Clock;
-use super::connect::{Connector, Proxies};
+use super::connect::Connector;
 use super::control_plane::{ControlPlane, Notice};
 use super::error::{ErrorKind, ModalError};
 use super::identity::Machine;
@@ -16,11 +18,11 @@ use super::reporter::{Reporter, seconds};
 use super::settings::{Settings, SettingsError};
 use super::token_file::TokenFile;
 use super::trouble::Trouble;
+use super::way::{OpeningWay, Way, no_network};
 use crate::backend::Failure;
 use crate::base::duration::ShortDuration;
-use crate::domain::Cause;
 use crate::event::{Level, Step};
-use crate::net::{NetworkError, NetworkSettings};
+use crate::net::NetworkSettings;
 
 /// What the user's machine says about Modal; plain data.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub struct Access {
     pub machine: Machine,
     pub network: NetworkSettings,
     pub clock: Arc<dyn Clock>,
+    /// Where connecting has begun already.
+    pub opening: Option<OpeningWay>,
 }
 
 #[derive(Clone)]
@@ -61,6 +65,25 @@ impl Access {
         Ok(account(settings, settings.require_credentials(&self.config_path)?))
     }
 
+    /// Begins to connect, as far as that needs no project; without credentials it does not. The runtime is the one
+    /// that the jobs are run on.
+    pub fn begin(&mut self, runtime: &Handle) {
+        let Ok(settings) = self.settings().cloned() else { return };
+        let (network, clock) = (self.network.clone(), Arc::clone(&self.clock));
+        self.opening = Some(OpeningWay::begin(settings, network, clock, runtime));
+    }
+
+    async fn way(&self, settings: &Settings) -> Result<Way, Trouble> {
+        let begun = match &self.opening {
+            Some(opening) => opening.take().await,
+            None => None,
+        };
+        match begun {
+            Some(way) => way,
+            None => Way::open(settings, &self.network, &self.clock).await,
+        }
+    }
+
     /// `token_folder` is where a short-lived token may be kept between runs; `environment` is stronger than that of
     /// the user's settings.
     pub(super) async fn connect(
@@ -74,15 +97,13 @@ impl Access {
         }
         let settings = &settings;
         let credentials = settings.require_credentials(&self.config_path).map_err(Failure::from)?;
-        let proxies = if settings.disable_api_proxy { Proxies::Ignored } else { Proxies::Used };
-        let connector = Connector::new(&self.network, proxies).map_err(|error| no_network(&error))?;
         let http = self.network.http_client().map_err(|error| no_network(&error))?;
         let board = Arc::new(Board::default());
         let posted = Arc::clone(&board);
         let on_notice = Arc::new(move |notice| posted.post(notice));
+        let Way { connector, connection } = self.way(settings).await?;
         let clock = Arc::clone(&self.clock);
-        let plane =
-            ControlPlane::connect(&connector, settings, credentials, &self.machine, clock, on_notice).await?;
+        let plane = ControlPlane::over(connection, settings, credentials, &self.machine, clock, on_notice)?;
         let token_file = token_folder.map(|folder| TokenFile::new(folder, account(settings, credentials)));
         let old = token_file.as_ref().and_then(TokenFile::read);
         let token_is_old = Arc::new(AtomicBool::new(old.is_some()));
@@ -131,11 +152,6 @@ impl Link {
                 .any(|host| url.trim().starts_with(host))
         })
     }
-}
-
-fn no_network(error: &NetworkError) -> Failure {
-    Failure::new(Cause::Unreachable, error.to_string())
-        .help("correct the variable, or run locally: --on local")
 }
 
 /// Where calls leave what the user should hear; whoever waits for a call passes it on.

@@ -51,6 +51,7 @@ mod tree;
 mod trouble;
 mod upload;
 pub mod variables;
+mod way;
 pub mod wire;
 
 pub use backend::{ImageBuild, ModalBackend, ModalSettings};

@@ -3,6 +3,7 @@
 //! A plan of one job that is made for the occasion: what the job or image says about its environment stays, and what
 //! it says about a run (needs, outputs, retries, fallback, timeout) goes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::CancelSource;
@@ -14,6 +15,7 @@ use crate::cli::error::CommandError;
 use crate::cli::execution::{self, Recorded, Wishes};
 use crate::cli::project::Project;
 use crate::cli::routing::{self, Quotes};
+use crate::cli::runtime::{Underway, runtime};
 use crate::config::model::{Command, ImageRef, Job, JobSettings, Layer, Origin, Valued};
 use crate::domain::Place;
 use crate::engine::{FallbackPolicy, OnFailure};
@@ -24,30 +26,41 @@ use crate::process::{Ownership, Supervisor};
 use super::run::{by_flag, on};
 
 pub fn exec(args: &ExecArgs, context: &Context<'_>) -> Outcome {
-    let mut project = Project::open(context)?;
     let selection = Selection {
         on: on(args.on, context.ambient)?,
         timeout: args.timeout.map(|timeout| by_flag("--timeout", timeout)),
         ..Selection::of([args.name.clone()])
     };
-    let mut plan = plan(&mut project, &selection, CommandSpec::Argv(args.command.clone()))?;
+    let load = || load(&selection, CommandSpec::Argv(args.command.clone()), context);
+    let ((folder, mut plan), underway) = Underway::beside(selection.on.as_ref(), context.ambient, load)?;
     if args.timeout.is_none() {
         plan.jobs[0].timeout = None;
     }
-    execution::execute(plan, wishes(context), context, &project.folder)
+    execution::execute(plan, wishes(context), &underway, context, &folder)
 }
 
 pub fn shell(args: &ShellArgs, context: &Context<'_>) -> Outcome {
-    let mut project = Project::open(context)?;
     let selection = Selection { on: on(args.on, context.ambient)?, ..Selection::of([args.name.clone()]) };
-    let mut plan = plan(&mut project, &selection, CommandSpec::Argv(vec![]))?;
+    let load = || load(&selection, CommandSpec::Argv(vec![]), context);
+    let ((folder, mut plan), underway) = Underway::beside(selection.on.as_ref(), context.ambient, load)?;
     plan.jobs[0].timeout = None;
     let command = match place(&plan, context)? {
         Place::Local => vec![context.ambient.variables.text("SHELL").unwrap_or("sh").to_owned()],
         Place::Modal => ["sh", "-c", SHELL_OF_IMAGE].map(str::to_owned).to_vec(),
     };
     Arc::make_mut(&mut plan.jobs[0].spec).command = CommandSpec::Argv(command);
-    execution::execute(plan, wishes(context), context, &project.folder)
+    execution::execute(plan, wishes(context), &underway, context, &folder)
+}
+
+/// The folder that the command works in, and the plan of its one job.
+fn load(
+    selection: &Selection,
+    command: CommandSpec,
+    context: &Context<'_>,
+) -> Result<(PathBuf, Plan), CommandError> {
+    let mut project = Project::open(context)?;
+    let plan = plan(&mut project, selection, command)?;
+    Ok((project.folder, plan))
 }
 
 /// The user's own shell may not be there, and nothing says which ones are.
@@ -131,6 +144,6 @@ fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let caller = routing::caller(context.ambient, None)?;
     let folder = context.folder()?;
     let gatherer = routing::gatherer(plan, context.ambient, caller, &supervisor, source.watch(), &folder);
-    let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
+    let decide = runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     Ok(decide(&plan.jobs[0], 1).place)
 }

@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::printer::{Format, Printer, Style};
 use crate::cli::project::Project;
 use crate::cli::remote::ModalFacts;
-use crate::cli::{execution, routing};
+use crate::cli::{routing, runtime};
 use crate::domain::Place;
 use crate::plan::Selection;
 use crate::process::{Ownership, Supervisor};
@@ -25,7 +25,7 @@ pub fn run(args: &ExplainArgs, context: &Context<'_>) -> Outcome {
     let folder = &project.folder;
     let gatherer = routing::gatherer(&plan, context.ambient, caller, &supervisor, source.watch(), folder);
     let prices = ModalFacts::new(&plan, context.ambient, context.ambient.directories(folder));
-    let explained = execution::runtime()?.block_on(async {
+    let explained = runtime::runtime()?.block_on(async {
         let mut explained = Vec::new();
         for job in asked {
             let decision = gatherer.explain(job).await;

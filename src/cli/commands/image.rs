@@ -19,6 +19,7 @@ use crate::cli::error::CommandError;
 use crate::cli::execution::{self, Beside};
 use crate::cli::printer::{Format, Style};
 use crate::cli::project::Project;
+use crate::cli::runtime;
 use crate::cli::secrets;
 use crate::domain::JobId;
 use crate::event::Emitter;
@@ -127,7 +128,7 @@ fn build(args: &ImageBuildArgs, context: &Context<'_>) -> Outcome {
     let mut made = 0;
     let (secrets, _) = secrets::known(&plan, context.ambient);
     let beside = Beside::with_secrets(secrets);
-    execution::watched(context, &supervisor, beside, async |emitter, source| {
+    execution::watched(&runtime::runtime()?, context, &supervisor, beside, async |emitter, source| {
         for image in images.iter().filter(|image| image.local.engine == LocalEngine::Venv) {
             match make(&makers, image, &project, &emitter, source, freshness).await {
                 Ok(()) => made += 1,

@@ -14,10 +14,10 @@ use crate::cli::args::ImageBuildArgs;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::execution::{self, Beside};
-use crate::cli::modal::Modal;
+use crate::cli::modal::{Around, Modal};
 use crate::cli::printer::{Format, Printer, Style, Verbosity};
 use crate::cli::project::Project;
-use crate::cli::secrets;
+use crate::cli::{runtime, secrets};
 use crate::domain::JobId;
 use crate::event::Emitter;
 use crate::plan::Selection;
@@ -76,11 +76,13 @@ fn each<T>(
 ) -> Result<Done<T>, CommandError> {
     let (plan, run) = (Arc::new(plan), uuid::Uuid::new_v4().simple().to_string());
     let supervisor = Supervisor::new(Ownership::Process);
-    let modal = Modal::new(&plan, &run, ColorHint::Unsaid, &supervisor, context.ambient, &project.folder);
+    let around =
+        Around { supervisor: &supervisor, ambient: context.ambient, folder: &project.folder, access: None };
+    let modal = Modal::new(&plan, &run, ColorHint::Unsaid, around);
     let (secrets, _) = secrets::known(&plan, context.ambient);
     let beside = Beside { step_logs: StepLogs::Live, ..Beside::with_secrets(secrets) };
     let mut done = Vec::new();
-    execution::watched(context, &supervisor, beside, async |emitter, source| {
+    execution::watched(&runtime::runtime()?, context, &supervisor, beside, async |emitter, source| {
         let own = |image: &&Arc<ImageSpec>| !matches!(image.base, BaseSpec::None) || !image.layers.is_empty();
         for image in images.iter().filter(own) {
             let job = &JobId::new(image.name.as_str());

@@ -9,9 +9,9 @@ use crate::cli::Outcome;
 use crate::cli::args::PruneArgs;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution;
 use crate::cli::held::Held;
 use crate::cli::printer::Format;
+use crate::cli::runtime;
 use crate::event::now_ms;
 use crate::store::history::KEPT_FOR;
 use crate::store::remembered::{Forgetting, forget_unused};
@@ -39,7 +39,7 @@ struct Pruned {
 pub fn run(args: &PruneArgs, context: &Context<'_>) -> Outcome {
     let held = Held::here(context)?;
     let mut pruned = Pruned { dry_run: args.dry_run, ..Pruned::default() };
-    let swept = execution::runtime()?.block_on(prune(args, &held, &mut pruned, context));
+    let swept = runtime::runtime()?.block_on(prune(args, &held, &mut pruned, context));
     held.mention_notices(&context.printer);
     if context.printer.format == Format::Json {
         context.printer.json(&pruned)?;

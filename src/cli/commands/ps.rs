@@ -8,14 +8,14 @@ use crate::base::duration::ShortDuration;
 use crate::cli::Outcome;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution;
 use crate::cli::held::Held;
 use crate::cli::printer::{Format, Style};
+use crate::cli::runtime;
 use crate::event::now_ms;
 
 pub fn run(context: &Context<'_>) -> Outcome {
     let held = Held::here(context)?;
-    let runtime = execution::runtime()?;
+    let runtime = runtime::runtime()?;
     let (holdings, doubt) = runtime.block_on(find(&held, context))?;
     held.mention_notices(&context.printer);
     if let Some(doubt) = doubt {

@@ -14,6 +14,7 @@ use crate::cli::not_built;
 use crate::cli::printer::Style;
 use crate::cli::project::Project;
 use crate::cli::routing::{self, Quotes};
+use crate::cli::runtime::{Underway, runtime};
 use crate::cli::watching::{self, Noticing};
 use crate::config::model::{Layer, Origin, Route, Valued};
 use crate::config::variables;
@@ -28,19 +29,27 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Outcome {
         return watching::watch(&args.jobs, Noticing::Told, "accel run --watch", context);
     }
     let printer = &context.printer;
-    let project = Project::open(context)?;
-    if args.jobs.names.is_empty() {
-        return Err(project.name_a_job("accel run"));
-    }
     let selection = selection(&args.jobs, context.ambient)?;
-    let plan = project.plan(&selection)?;
-    project.mention_warnings(printer);
     if args.dry_run {
+        let (project, plan) = load(&selection, context)?;
+        project.mention_warnings(printer);
         printer.result(outline(&plan, context)?)?;
         return Ok(0);
     }
+    let on = selection.on.as_ref();
+    let ((project, plan), underway) = Underway::beside(on, context.ambient, || load(&selection, context))?;
+    project.mention_warnings(printer);
     not_built::refuse(&plan)?;
-    execution::execute(plan, wishes(&args.jobs, context)?, context, &project.folder)
+    execution::execute(plan, wishes(&args.jobs, context)?, &underway, context, &project.folder)
+}
+
+fn load(selection: &Selection, context: &Context<'_>) -> Result<(Project, Plan), CommandError> {
+    let project = Project::open(context)?;
+    if selection.requested.is_empty() {
+        return Err(project.name_a_job("accel run"));
+    }
+    let plan = project.plan(selection)?;
+    Ok((project, plan))
 }
 
 pub fn wishes(args: &JobArgs, context: &Context<'_>) -> Result<Wishes, CommandError> {
@@ -109,7 +118,7 @@ fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let caller = routing::caller(context.ambient, None)?;
     let folder = context.folder()?;
     let gatherer = routing::gatherer(plan, context.ambient, caller, &supervisor, source.watch(), &folder);
-    let decide = execution::runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
+    let decide = runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {
         let name = context.printer.paint(Style::Name, &format!("{:widest$}", job.id.as_str()));

@@ -6,13 +6,13 @@ use crate::cli::Outcome;
 use crate::cli::args::StopArgs;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution;
 use crate::cli::held::Held;
+use crate::cli::runtime;
 use crate::store::journal::{Entry, LeaseState};
 
 pub fn run(args: &StopArgs, context: &Context<'_>) -> Outcome {
     let held = Held::here(context)?;
-    execution::runtime()?.block_on(async {
+    runtime::runtime()?.block_on(async {
         let mut targets = Vec::new();
         for target in &args.targets {
             targets.push((target, leases_of(target, &held).await?));

@@ -28,6 +28,7 @@ use super::error::CommandError;
 use super::execution::{self, Execution, LeftBehind};
 use super::keyboard::Keyboard;
 use super::printer::{Format, Verbosity, write_stderr};
+use super::runtime;
 use super::signals::{IgnoredSignals, Signals};
 use loader::Loader;
 use words::{Keys, Verdict};
@@ -55,14 +56,20 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
     let folder = context.folder()?;
     let polling = (noticing == Noticing::Looking)
         .then(|| Means::Polled { why: "asked for with --poll".to_owned(), help: None });
-    execution::runtime()?.block_on(async {
+    runtime::runtime()?.block_on(async {
         let quit = Arc::new(CancelSource::default());
         let cannot = |error| CommandError::failed(format!("cannot start: {error}"));
         let signals = Signals::listen(IgnoredSignals::of_this_process()).map_err(cannot)?;
         let keyboard = keyboard(context);
         keyboard.listen();
-        let execution =
-            Execution { context, supervisor: &supervisor, folder: &folder, wishes, caller: Some("watch") };
+        let execution = Execution {
+            context,
+            supervisor: &supervisor,
+            folder: &folder,
+            wishes,
+            caller: Some("watch"),
+            access: None,
+        };
         let watcher = Watcher {
             execution,
             keyboard: &keyboard,

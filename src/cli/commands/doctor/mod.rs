@@ -14,9 +14,9 @@ use crate::cli::Outcome;
 use crate::cli::ambient::Ambient;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::execution::runtime;
 use crate::cli::printer::{Format, Printer, Style};
 use crate::cli::project::Project;
+use crate::cli::runtime::runtime;
 use crate::process::{Input, Launch, Ownership, Supervisor, Tool, find_program};
 use crate::store::Directories;
 
