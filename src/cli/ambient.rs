@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::CommandError;
 use crate::diag::ColorChoice;
-use crate::net::{KeepAlive, NetworkSettings, SystemRoots};
+use crate::net::NetworkSettings;
 use crate::store::Directories;
 
 /// Columns assumed where there is no terminal to ask.
@@ -102,20 +102,7 @@ impl Ambient {
     }
 
     pub fn network(&self) -> NetworkSettings {
-        let text = |name: &str| {
-            self.variables.text(name).or_else(|| self.variables.text(&name.to_lowercase())).map(str::to_owned)
-        };
-        let path = |name: &str| self.variables.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        NetworkSettings {
-            certificate_file: path("SSL_CERT_FILE"),
-            certificate_dir: path("SSL_CERT_DIR"),
-            system_roots: SystemRoots::default(),
-            https_proxy: text("HTTPS_PROXY"),
-            http_proxy: text("HTTP_PROXY"),
-            all_proxy: text("ALL_PROXY"),
-            no_proxy: text("NO_PROXY"),
-            keep_alive: KeepAlive::default(),
-        }
+        NetworkSettings::from_variables(|name| self.variables.get(name).map(OsStr::to_owned))
     }
 
     fn wished_width(&self) -> Option<usize> {
@@ -163,6 +150,7 @@ fn terminal_width() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::SystemRoots;
 
     fn ambient(variables: &[(&str, &str)]) -> Ambient {
         Ambient {
@@ -193,6 +181,13 @@ mod tests {
         check(ColorWish::Auto, &[("TERM", "dumb")], true, false);
         check(ColorWish::Always, &[("NO_COLOR", "1")], false, true);
         check(ColorWish::Never, &[("CLICOLOR_FORCE", "1")], true, false);
+    }
+
+    #[test]
+    fn the_network_is_what_the_variables_say() {
+        let network = ambient(&[("ACCEL_SYSTEM_CERTS", "1"), ("https_proxy", "http://p:3128")]).network();
+        assert_eq!(network.system_roots, SystemRoots::Trusted);
+        assert_eq!(network.https_proxy.as_deref(), Some("http://p:3128"));
     }
 
     #[test]

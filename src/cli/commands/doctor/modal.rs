@@ -12,7 +12,7 @@ use crate::backend::modal::probe::{AccountReport, NotReady, Probe, Report, knows
 use crate::backend::modal::settings::{Settings, SettingsError};
 use crate::cli::account;
 use crate::cli::ambient::Ambient;
-use crate::net::{NetworkSettings, credentials};
+use crate::net::{NetworkSettings, SystemRoots, credentials};
 
 /// A clock that is further off makes tokens seem to live longer or shorter than they do.
 const CLOCK_TOLERANCE: u64 = 30;
@@ -96,6 +96,9 @@ fn way(settings: &Settings, network: &NetworkSettings) -> Option<Finding> {
         [("SSL_CERT_FILE", &network.certificate_file), ("SSL_CERT_DIR", &network.certificate_dir)];
     let set = certificates.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     parts.extend(set.map(|(name, path)| format!("{name}={}", path.display())));
+    if network.system_roots == SystemRoots::Trusted {
+        parts.push("ACCEL_SYSTEM_CERTS: the system's certificates are trusted too".to_owned());
+    }
     (!parts.is_empty()).then(|| Finding::ok("modal network", parts.join(", ")))
 }
 
