@@ -320,6 +320,54 @@ fn where_nothing_is_told_changes_are_found_by_looking() {
     watch.ends();
 }
 
+/// In a user namespace the system's limits can be lowered for accel alone.
+#[test]
+fn where_the_system_watches_no_more_changes_are_found_by_looking() {
+    let inside = |world: &World, script: &str| {
+        world.program("/usr/bin/unshare").args(["-Ur", "/bin/sh", "-c", script])
+    };
+    let possible = || inside(&world(), "echo 9 > /proc/sys/user/max_inotify_watches").run().status.success();
+    if !Path::new("/usr/bin/unshare").exists() || !possible() {
+        eprintln!("skipped: a user namespace with limits of its own cannot be made here");
+        return;
+    }
+    let limits = [
+        ("max_inotify_watches", 3, "fs.inotify.max_user_watches"),
+        ("max_inotify_instances", 0, "fs.inotify.max_user_instances"),
+    ];
+    for (limit, number, remedy) in limits {
+        let world = world().file("one/file", "").file("two/file", "").file("three/file", "");
+        let script = format!(
+            "echo {number} > /proc/sys/user/{limit}; exec '{}' watch look",
+            env!("CARGO_BIN_EXE_accel")
+        );
+        let running = inside(&world, &script).spawn();
+        let mut watch = Watch { world, running };
+        watch.running.wait_for_stderr("looking for changes every second").wait_for_stderr(remedy);
+        watch.saw("0").write("a.txt", "1").saw("1");
+        watch.write("three/new/file", "x").runs(3);
+        watch.ends();
+    }
+}
+
+#[test]
+fn a_linked_folder_counts_by_where_it_leads_and_by_what_is_there() {
+    let config = config("").replace("a.txt", "link/a.txt");
+    let world =
+        World::new().file("accel.toml", config).file("here/a.txt", "0").file("there/a.txt", "elsewhere");
+    std::os::unix::fs::symlink("here", world.path("link")).unwrap();
+    let watch = Watch::start(world);
+    watch.saw("0");
+    // An editor that was given the path through the link.
+    watch.write("link/a.txt", "1").saw("1");
+    let (link, new) = (watch.path("link"), watch.path("new"));
+    std::os::unix::fs::symlink("there", &new).unwrap();
+    fs::rename(new, link).unwrap();
+    watch.saw("elsewhere");
+    watch.write("link/a.txt", "2").saw("2");
+    watch.ends();
+}
+
 #[test]
 fn programs_are_told_what_triggered() {
     let mut watch = Watch::start_with(world(), &["run", "--watch", "--json", "look"]);
