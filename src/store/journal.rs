@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! intended → created → running → stopping → settled
+//!                       ↑ claim  ↓ park
+//!                         parked
 //! ```
 //!
 //! What must stay true: the intent is on the disk before the create call is sent; a [`Lease`] is made by the journal
 //! alone and is used up by settling it; a lease is settled at most once; a lease whose owner lives is never taken
 //! over. An owner is one accel process; it lives as long as its lock file is locked, so that no guess about process
-//! ids is needed: a killed process has let go, a suspended one has not. Who ends leftover sandboxes is
-//! `backend::modal::sweep`.
+//! ids is needed: a killed process has let go, a suspended one has not. A parked lease has no owner: it belongs to
+//! nobody until it is claimed ([`warm`]). Who ends leftover sandboxes is `backend::modal::sweep`.
 
 mod host;
 mod record;
+pub mod warm;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -147,6 +150,7 @@ impl Journal {
             changed_at_ms: now_ms(),
             expires_at_ms: intent.expires_at_ms,
             settled: None,
+            idle_ends_at_ms: None,
         };
         let written = entry.clone();
         owner.hold(&entry);
@@ -200,17 +204,23 @@ impl Journal {
     }
 
     /// Whether the process that made the lease still runs. Where that cannot be known: until the sandbox's own end
-    /// of life and [`EXPIRY_GRACE`].
+    /// of life and [`EXPIRY_GRACE`]. A parked lease has no owner and is left alone while the server keeps its sandbox.
     pub fn owner_lives(&self, entry: &Entry) -> bool {
+        if entry.state == LeaseState::Parked {
+            return warm::is_kept(entry, now_ms());
+        }
         match self.dead_owner(entry) {
             Ok(dead) => dead.is_none(),
             Err(_) => !is_overdue(entry),
         }
     }
 
-    /// Makes an unsettled lease of a dead owner ours. `None` when its owner lives, it was settled meanwhile, or
-    /// another accel was faster.
+    /// Makes an unsettled lease of a dead owner, or one that is parked, ours. `None` when its owner lives, it was
+    /// settled or claimed meanwhile, or another accel was faster.
     pub async fn take_over(&self, entry: &Entry) -> Result<Option<Lease>, JournalError> {
+        if entry.state == LeaseState::Parked {
+            return self.take_parked(entry).await;
+        }
         // Held until the line names us, so that nobody else sees the dead owner in between.
         let Some(dead) = self.dead_owner(entry)? else { return Ok(None) };
         let owner = self.owner();
@@ -221,7 +231,7 @@ impl Journal {
             .write(Durability::Disk, move |connection| {
                 connection.execute(
                     "UPDATE lease SET owner = ?3, pid = ?4, changed_at = ?5
-                     WHERE id = ?1 AND owner = ?2 AND state <> 'settled'",
+                     WHERE id = ?1 AND owner = ?2 AND state NOT IN ('settled', 'parked')",
                     params![lease.0, before, after, std::process::id(), time(now_ms())],
                 )
             })
@@ -272,7 +282,7 @@ impl Journal {
     async fn unsettled_of(&self, owner: &str) -> Result<i64, JournalError> {
         let owner = owner.to_owned();
         let count = move |connection: &Connection| {
-            let query = "SELECT count(*) FROM lease WHERE owner = ?1 AND state <> 'settled'";
+            let query = "SELECT count(*) FROM lease WHERE owner = ?1 AND state NOT IN ('settled', 'parked')";
             connection.query_row(query, [&owner], |row| row.get(0))
         };
         Ok(self.0.database.read(count).await?)

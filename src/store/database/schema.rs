@@ -5,7 +5,7 @@
 use rusqlite::{Connection, ffi};
 
 /// Times are milliseconds since the Unix epoch, money is millionths of a dollar.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE lease (
         id TEXT PRIMARY KEY,
@@ -81,6 +81,13 @@ const STEPS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX attempt_job ON attempt (project, job, place, started_at);
     CREATE INDEX attempt_started ON attempt (started_at);
+",
+    "
+    ALTER TABLE lease ADD COLUMN warm_key TEXT;
+    ALTER TABLE lease ADD COLUMN warm_image TEXT;
+    ALTER TABLE lease ADD COLUMN reuse_until INTEGER;
+    ALTER TABLE lease ADD COLUMN idle_ends_at INTEGER;
+    CREATE INDEX lease_warm ON lease (warm_key) WHERE state = 'parked';
 ",
 ];
 

@@ -95,6 +95,8 @@ words! {
         Created = "created",
         /// Its command was started.
         Running = "running",
+        /// Kept for the next run; nobody uses it.
+        Parked = "parked",
         /// Its end was asked for.
         Stopping = "stopping",
         Settled = "settled",
@@ -158,16 +160,18 @@ pub struct Entry {
     pub changed_at_ms: u64,
     pub expires_at_ms: u64,
     pub settled: Option<Settlement>,
+    /// Of a parked lease: when the server will have ended the unused sandbox, in milliseconds since the Unix epoch.
+    pub idle_ends_at_ms: Option<u64>,
 }
 
 pub(super) const COLUMNS: &str =
     "id, state, account, owner, pid, run, project, job, host, worktree, app, environment, backend,
-    purpose, sandbox, intended_at, changed_at, expires_at, settled";
+    purpose, sandbox, intended_at, changed_at, expires_at, settled, idle_ends_at";
 
 pub(super) fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     let query = format!(
         "INSERT INTO lease ({COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
     );
     let values = params![
         entry.lease.0,
@@ -189,6 +193,7 @@ pub(super) fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result
         time(entry.changed_at_ms),
         time(entry.expires_at_ms),
         entry.settled,
+        entry.idle_ends_at_ms.map(time),
     ];
     connection.execute(&query, values).map(drop)
 }
@@ -201,7 +206,7 @@ pub(super) fn select(
     connection.prepare_cached(query)?.query_map(parameters, read)?.collect()
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         lease: LeaseId(row.get(0)?),
         state: row.get(1)?,
@@ -222,6 +227,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
         changed_at_ms: row.get::<_, i64>(16)?.unsigned_abs(),
         expires_at_ms: row.get::<_, i64>(17)?.unsigned_abs(),
         settled: row.get(18)?,
+        idle_ends_at_ms: row.get::<_, Option<i64>>(19)?.map(i64::unsigned_abs),
     })
 }
 

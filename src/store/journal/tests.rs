@@ -99,3 +99,73 @@ async fn tags_name_the_lease_and_its_end() {
     assert_eq!(tags[tag::HOST], journal.host());
     assert_eq!(tags[tag::EXPIRES], (lease.entry().expires_at_ms / 1000).to_string());
 }
+
+fn key(definition: &str) -> warm::WarmKey {
+    warm::WarmKey { definition: definition.to_owned(), image: "im-1".to_owned() }
+}
+
+fn limits(idle: Duration) -> warm::Limits {
+    warm::Limits { idle, reuse_until_ms: now_ms() + 60_000 }
+}
+
+async fn parked(journal: &Journal, idle: Duration) -> Entry {
+    let mut lease = journal.intend(intent("run-1")).await.unwrap();
+    lease.created("sb-1").await.unwrap();
+    let id = lease.id().clone();
+    journal.park(lease, key("k"), limits(idle)).await.unwrap();
+    journal.by_lease(id.as_str()).await.unwrap().unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_parked_lease_outlives_its_process_and_is_claimed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = journal(folder.path());
+    let entry = parked(&first, LONG).await;
+    drop(first);
+    let (one, two) = (journal(folder.path()), journal(folder.path()));
+    assert!(warm::is_kept(&entry, now_ms()));
+    assert!(one.has_parked("k").await.unwrap() && !one.has_parked("other").await.unwrap());
+    assert!(one.claim(&key("other"), LONG).await.unwrap().is_none());
+    let other_image = warm::WarmKey { image: "im-2".to_owned(), ..key("k") };
+    assert!(one.claim(&other_image, LONG).await.unwrap().is_none());
+    let key = key("k");
+    let claims = tokio::join!(one.claim(&key, LONG), two.claim(&key, LONG));
+    let mut claims = [claims.0.unwrap(), claims.1.unwrap()].into_iter().flatten();
+    let lease = claims.next().expect("one of them has it");
+    assert!(claims.next().is_none(), "not both");
+    assert!(two.take_over(&entry).await.unwrap().is_none(), "what was claimed is not parked any more");
+    assert_eq!(lease.entry().sandbox.as_deref(), Some("sb-1"));
+    assert!(one.owner_lives(lease.entry()));
+    let held = lease.entry().clone();
+    drop((lease, claims, one, two));
+    let later = journal(folder.path());
+    assert!(!later.has_parked("k").await.unwrap());
+    assert!(later.take_over(&held).await.unwrap().is_some(), "whoever died with it left a leftover");
+}
+
+#[tokio::test]
+async fn what_the_server_may_have_ended_is_not_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = journal(folder.path());
+    let idle = parked(&journal, Duration::ZERO).await;
+    assert!(!warm::is_kept(&idle, now_ms()));
+    assert!(journal.claim(&key("k"), Duration::ZERO).await.unwrap().is_none(), "it was idle for too long");
+    let taken = journal.take_over(&idle).await.unwrap().expect("nobody holds it");
+    assert!(taken.settle(Settlement::Ended).await.unwrap());
+    parked(&journal, LONG).await;
+    let too_long = Duration::from_secs(3600);
+    assert!(journal.claim(&key("k"), too_long).await.unwrap().is_none(), "it would end in the middle");
+    assert!(journal.claim(&key("k"), LONG).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_parked_lease_that_was_ended_is_not_claimed_and_the_other_way_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (journal(folder.path()), journal(folder.path()));
+    let entry = parked(&one, LONG).await;
+    let key = key("k");
+    let (claimed, taken) = tokio::join!(one.claim(&key, LONG), two.take_over(&entry));
+    assert!(claimed.unwrap().is_some() != taken.unwrap().is_some(), "exactly one of them");
+}
