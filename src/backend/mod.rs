@@ -39,6 +39,8 @@ pub struct OpenRequest {
     pub queue_limit: Option<Duration>,
     pub shortage: Shortage,
     pub prospect: Prospect,
+    /// For how long what the job ran in is kept for the next run, where a place can keep it; `None`: not at all.
+    pub keep: Option<Keep>,
     /// Declared outputs of the jobs that this one needs, relative to the root: they travel even if they are ignored.
     pub needed_outputs: Vec<String>,
     pub emitter: Emitter,
@@ -59,6 +61,15 @@ pub enum Shortage {
 pub enum Prospect {
     Last,
     Another,
+}
+
+/// How long a sandbox is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Without work.
+    pub idle: Duration,
+    /// From its creation on; a run that has begun goes on.
+    pub max: Duration,
 }
 
 /// Where a command's output goes.

@@ -11,13 +11,15 @@ use crate::backend::local::environment::{Host, UvEnvironments};
 use tokio::runtime::Runtime;
 
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
-use crate::backend::modal::Access;
+use crate::backend::modal::{Access, Reuse};
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
 use crate::event;
+use crate::plan;
 use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
+use crate::plan::warm::Habit;
 use crate::process::{Ownership, Supervisor};
 use crate::redact::Secrets;
 use crate::sink::terminal::{Colors, Port, Progress, StepLogs, TerminalOptions};
@@ -43,6 +45,9 @@ pub struct Wishes {
     pub on_failure: engine::OnFailure,
     pub fallback: engine::FallbackPolicy,
     pub color: ColorWish,
+    /// Which jobs keep their sandbox.
+    pub warm: Habit,
+    pub reuse: Reuse,
     pub recorded: Recorded,
 }
 
@@ -56,12 +61,13 @@ pub enum Recorded {
 
 /// Runs the plan to its exit code.
 pub fn execute(
-    plan: Plan,
+    mut plan: Plan,
     wishes: Wishes,
     underway: &Underway,
     context: &Context<'_>,
     folder: &Path,
 ) -> Result<u8, CommandError> {
+    plan::warm::apply(&mut plan, wishes.warm);
     let plan = Arc::new(plan);
     let supervisor = Supervisor::new(Ownership::Process);
     let access = underway.access.as_ref();
@@ -94,7 +100,8 @@ impl Execution<'_> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let color = color_hint(&plan, self.wishes.color, ambient);
         let Self { supervisor, folder, access, .. } = *self;
-        let modal = Arc::new(Modal::new(&plan, &id, color, Around { supervisor, ambient, folder, access }));
+        let around = Around { supervisor, ambient, folder, access, reuse: self.wishes.reuse };
+        let modal = Arc::new(Modal::new(&plan, &id, color, around));
         PreparedRun { execution: self, plan, id, color, modal }
     }
 }

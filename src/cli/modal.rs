@@ -7,7 +7,7 @@ use super::account;
 use super::ambient::{self, Ambient};
 use crate::backend::local::ColorHint;
 use crate::backend::modal::quote::Prices;
-use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, TerminalKind};
+use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, Reuse, TerminalKind};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::Place;
 use crate::plan::spec::Plan;
@@ -29,11 +29,12 @@ pub struct Around<'a> {
     pub folder: &'a Path,
     /// Where connecting has begun.
     pub access: Option<&'a Access>,
+    pub reuse: Reuse,
 }
 
 impl Modal {
     pub fn new(plan: &Arc<Plan>, run: &str, color: ColorHint, around: Around<'_>) -> Self {
-        let Around { supervisor, ambient, folder, access } = around;
+        let Around { supervisor, ambient, folder, access, reuse } = around;
         let (plan, run, supervisor) = (Arc::clone(plan), run.to_owned(), supervisor.clone());
         let (variables, terminal) = (ambient.variables.clone(), terminal(ambient));
         let (directories, network) = (ambient.directories(folder), ambient.network());
@@ -55,6 +56,7 @@ impl Modal {
                 global_ignore: ambient::global_ignore(),
                 journal: Journal::new(Database::new(directories.clone())),
                 directories: directories.clone(),
+                reuse,
                 terminal: terminal.clone(),
                 supervisor: supervisor.clone(),
             }

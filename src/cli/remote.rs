@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
@@ -10,15 +11,17 @@ use super::ambient::Ambient;
 use crate::backend::modal::clock::SystemClock;
 use crate::backend::modal::probe::{Probe, ReadyCache};
 use crate::backend::modal::quote::{Prices, Quote};
+use crate::backend::modal::warm;
 use crate::base::money::Dollars;
 use crate::net::NetworkSettings;
-use crate::plan::spec::{Plan, SandboxSpec};
-use crate::store::Directories;
+use crate::plan::spec::{ModalTarget, Plan, PlannedJob, SandboxSpec, Warm};
+use crate::store::{Database, Directories, Journal};
 use crate::workspace::facts::Remote;
 
 pub struct ModalFacts {
     variables: BTreeMap<String, String>,
-    environment: Option<String>,
+    root: PathBuf,
+    target: ModalTarget,
     network: NetworkSettings,
     directories: Directories,
     /// Read when first asked for.
@@ -29,7 +32,8 @@ impl ModalFacts {
     pub fn new(plan: &Plan, ambient: &Ambient, directories: Directories) -> Self {
         Self {
             variables: ambient.variables.texts(),
-            environment: plan.modal.environment.clone(),
+            root: plan.root.clone(),
+            target: plan.modal.clone(),
             network: ambient.network(),
             directories,
             prices: OnceLock::new(),
@@ -48,7 +52,7 @@ impl ModalFacts {
         let probe = Probe {
             settings: &settings,
             credentials,
-            environment: self.environment.as_deref(),
+            environment: self.target.environment.as_deref(),
             network: &self.network,
             machine: &account::machine(),
             clock: Arc::new(SystemClock),
@@ -58,6 +62,23 @@ impl ModalFacts {
             Err(_) => probe.ready().await,
         };
         answer.map_err(|why| why.detail().to_owned())
+    }
+}
+
+impl ModalFacts {
+    async fn look_for_warm(&self, job: &PlannedJob) -> Result<(), String> {
+        if !matches!(job.warm, Some(Warm::Keep { .. })) || job.spec.tty {
+            return Err("the job keeps no sandbox".to_owned());
+        }
+        let (path, settings) = account::load(&self.variables);
+        let settings = settings.map_err(|error| error.to_string())?;
+        let credentials = settings.require_credentials(&path).map_err(|error| error.to_string())?;
+        let journal = Journal::new(Database::new(self.directories.clone()));
+        match warm::is_there(&journal, (&settings, credentials), &self.target, &self.root, &job.spec).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("no sandbox is kept".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -72,5 +93,9 @@ impl Remote for ModalFacts {
             Some(gpu) => Err(format!("the price of {gpu} is not known")),
             None => Ok(quote.per_hour),
         }
+    }
+
+    fn warm<'a>(&'a self, job: &'a PlannedJob) -> Pin<Box<dyn Future<Output = Result<(), String>> + 'a>> {
+        Box::pin(self.look_for_warm(job))
     }
 }

@@ -235,6 +235,14 @@ pub enum Warm {
     Keep { idle: Duration, max: Duration },
 }
 
+impl Warm {
+    /// `warm` without `idle`.
+    pub const USUAL_IDLE: Duration = Duration::from_secs(10 * 60);
+    /// `warm` without `max`.
+    pub const USUAL_MAX: Duration = Duration::from_secs(4 * 3600);
+    pub const USUAL: Self = Self::Keep { idle: Self::USUAL_IDLE, max: Self::USUAL_MAX };
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     pub block: bool,

@@ -10,11 +10,11 @@ use super::Jitter;
 use super::growth::Measure;
 use super::ladder::{Ladder, Stopped};
 use super::policy::{Next, Situation};
-use crate::backend::{Backend, Cancel, CancelLevel, Failure, OpenRequest, OutputMode, Session};
+use crate::backend::{Backend, Cancel, CancelLevel, Failure, Keep, OpenRequest, OutputMode, Session};
 use crate::base::quote::shell_join;
 use crate::domain::{Cause, Exit};
 use crate::event::{Emitter, Event, Level, Verdict};
-use crate::plan::spec::{CommandSpec, Plan, PlannedJob};
+use crate::plan::spec::{CommandSpec, Plan, PlannedJob, Warm};
 
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -131,6 +131,10 @@ impl Attempt {
             queue_limit: self.situation.queue_limit(self.job()),
             shortage: self.situation.shortage(self.job()),
             prospect: self.situation.prospect(self.job()),
+            keep: match self.job().warm {
+                Some(Warm::Keep { idle, max }) => Some(Keep { idle, max }),
+                Some(Warm::OneShot) | None => None,
+            },
             needed_outputs: self.needed_outputs(),
             emitter: self.emitter.clone(),
             cancel: ladder.watch(),

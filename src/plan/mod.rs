@@ -18,6 +18,7 @@ pub mod render;
 mod requirements;
 mod select;
 pub mod spec;
+pub mod warm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

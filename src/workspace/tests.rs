@@ -9,7 +9,7 @@ use super::facts::{Remote, Surroundings};
 use crate::backend::CancelSource;
 use crate::base::money::Dollars;
 use crate::base::size::Bytes;
-use crate::plan::spec::{SandboxSpec, SyncSet};
+use crate::plan::spec::{PlannedJob, SandboxSpec, SyncSet};
 use crate::process::{Ownership, Supervisor};
 use crate::store::{Database, Directories, History};
 
@@ -23,6 +23,10 @@ impl Remote for Nowhere {
 
     fn per_hour(&self, _: &SandboxSpec) -> Result<Dollars, String> {
         Err("not asked for".to_owned())
+    }
+
+    fn warm<'a>(&'a self, _: &'a PlannedJob) -> Pin<Box<dyn Future<Output = Result<(), String>> + 'a>> {
+        Box::pin(std::future::ready(Err("not asked for".to_owned())))
     }
 }
 

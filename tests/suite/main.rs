@@ -58,6 +58,7 @@ mod modal_settings;
 mod modal_signals;
 mod modal_terminal;
 mod modal_transport;
+mod modal_warm;
 mod modal_wire;
 mod routing;
 mod tree_hash;

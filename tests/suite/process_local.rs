@@ -132,6 +132,7 @@ impl Job {
                     queue_limit: None,
                     shortage: Shortage::MakeDo,
                     prospect: Prospect::Last,
+                    keep: None,
                     needed_outputs: Vec::new(),
                     emitter,
                     cancel: watched,

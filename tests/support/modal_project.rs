@@ -89,6 +89,7 @@ impl Project {
             global_ignore: None,
             journal: Journal::new(Database::new(directories.clone())),
             directories,
+            reuse: accel::backend::modal::Reuse::Allowed,
             terminal: None,
             supervisor: Supervisor::new(Ownership::Shared),
         }

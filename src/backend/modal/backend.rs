@@ -7,42 +7,39 @@
 //!   └ create → start of the command → its output and its end                3 calls (5 with a GPU)
 //! ```
 //!
-//! With everything remembered only the last line is left; a changed tree travels with the start. What must stay
-//! true: whatever `open` began is ended by the session's `close` or by `open`'s own failure.
+//! With everything remembered only the last line is left; a changed tree travels with the start. In a kept sandbox
+//! ([`super::warm`]) only the start is left. What must stay true: whatever `open` began is ended, or kept, by the session's
+//! `close`, or ended by `open`'s own failure.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use super::build::Image;
-use super::definition::Parts;
-use super::generation;
 use super::ids::{Ids, Used};
-use super::launch::{Ground, Launch};
+use super::launch::Ground;
 use super::link::{Access, Link};
+use super::opening::{Opened, Opening};
 use super::quote::Prices;
 use super::rates::Rates;
 use super::reporter::Reporter;
-use super::resolve;
 use super::session::{Fate, Keyboard, ModalSession};
 use super::standing::ImageStanding;
-use super::sweep::Sweeper;
 use super::terminal::TerminalKind;
-use super::tree::{InputUse, MountContext, Mounted, Sources};
 use super::trouble::Trouble;
 use super::variables::{self, Color, Surroundings};
 use crate::backend::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
-use crate::base::digest::Digest;
-use crate::domain::{Cause, JobId, Place};
+use crate::domain::{JobId, Place};
 use crate::event::{Emitter, Level};
 use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
 use crate::process::Supervisor;
-use crate::store::journal::{Entry, SandboxKind};
+use crate::store::journal::Entry;
 use crate::store::{Directories, Journal, Remembered};
 
 /// What the edge knows and the backend does not look up itself.
@@ -61,18 +58,34 @@ pub struct ModalSettings {
     pub global_ignore: Option<PathBuf>,
     pub directories: Directories,
     pub journal: Journal,
+    pub reuse: Reuse,
     /// The terminal that accel's output is shown on as it is; `None` where it ends elsewhere.
     pub terminal: Option<TerminalKind>,
     /// Answers for the terminal's modes.
     pub supervisor: Supervisor,
 }
 
+/// Whether what earlier runs have kept is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    Allowed,
+    /// Not at first: what is there is ended, and what this process keeps then is used.
+    StartOver,
+}
+
 /// Runs jobs in Modal sandboxes.
 pub struct ModalBackend {
-    settings: ModalSettings,
+    core: Arc<Core>,
+}
+
+/// What outlives a session that needs another sandbox.
+pub(super) struct Core {
+    pub(super) settings: ModalSettings,
     shared: OnceCell<Shared>,
-    aside: TaskTracker,
+    pub(super) aside: TaskTracker,
     keyboard: Keyboard,
+    /// Definitions of kept sandboxes that were started over already.
+    pub(super) started_over: Mutex<BTreeSet<String>>,
 }
 
 /// An image to build or to look at, and who hears of it.
@@ -86,15 +99,15 @@ pub struct ImageBuild<'a> {
 }
 
 /// Made when the first job comes.
-struct Shared {
-    link: OnceCell<Link>,
-    ids: Ids,
-    ground: Ground,
+pub(super) struct Shared {
+    pub(super) link: OnceCell<Link>,
+    pub(super) ids: Ids,
+    pub(super) ground: Ground,
     /// For what is kept between runs besides ids; `None` when there is no such folder.
-    memory: Option<PathBuf>,
+    pub(super) memory: Option<PathBuf>,
     /// Set by the job that has begun to look for what earlier runs left.
-    swept: AtomicBool,
-    rates: Rates,
+    pub(super) swept: AtomicBool,
+    pub(super) rates: Rates,
 }
 
 impl ModalBackend {
@@ -104,13 +117,14 @@ impl ModalBackend {
             kind: settings.terminal.clone(),
             turn: Arc::default(),
         };
-        Self { settings, shared: OnceCell::new(), aside: TaskTracker::new(), keyboard }
+        let (shared, aside, started_over) = Default::default();
+        Self { core: Arc::new(Core { settings, shared, aside, keyboard, started_over }) }
     }
 
     /// Connects, so that the first job finds the connection standing. Faults are reported to that job.
     pub async fn warm_up(&self) {
-        let Ok(shared) = self.shared().await else { return };
-        if let Err(trouble) = shared.link(&self.settings).await {
+        let Ok(shared) = self.core.shared().await else { return };
+        if let Err(trouble) = shared.link(&self.core.settings).await {
             tracing::debug!(?trouble, "no connection yet");
         }
     }
@@ -130,11 +144,12 @@ impl ModalBackend {
         build: &ImageBuild<'_>,
         ask: impl AsyncFn(Image<'_>) -> Result<T, Trouble>,
     ) -> Result<T, Failure> {
-        let shared = self.shared().await?;
+        let shared = self.core.shared().await?;
+        let settings = &self.core.settings;
         let reporter = Reporter { job: build.job.clone(), emitter: build.emitter.clone() };
         let attempt = async |used: &Used| {
-            let link = shared.reach(&self.settings, &reporter).await?;
-            let app_name = &self.settings.target.app;
+            let link = shared.reach(settings, &reporter).await?;
+            let app_name = &settings.target.app;
             let image =
                 Image { link, ids: &shared.ids, used, reporter: &reporter, app_name, root: build.root };
             link.board.telling(&reporter, ask(image)).await
@@ -159,27 +174,29 @@ impl ModalBackend {
     /// Waits for what goes on beside the jobs: create calls that nobody waits for any more, until what they made is
     /// ended, and the sweep. Called once, after every session is closed.
     pub async fn finish(&self) {
-        if let Some(shared) = self.shared.get() {
+        if let Some(shared) = self.core.shared.get() {
             shared.rates.leave();
         }
-        self.aside.close();
-        self.aside.wait().await;
+        self.core.aside.close();
+        self.core.aside.wait().await;
     }
 
     /// Leases of this run that are not settled, from memory: what may outlive accel when it leaves now.
     pub fn held(&self) -> Vec<Entry> {
-        self.settings.journal.held()
+        self.core.settings.journal.held()
     }
 
     /// What is known of prices without asking.
     pub async fn prices(&self) -> Prices {
-        match self.shared().await {
+        match self.core.shared().await {
             Ok(shared) => shared.rates.prices().await,
             Err(_) => Prices::published(),
         }
     }
+}
 
-    async fn shared(&self) -> Result<&Shared, Failure> {
+impl Core {
+    pub(super) async fn shared(&self) -> Result<&Shared, Failure> {
         self.shared.get_or_try_init(|| async { self.make_shared() }).await
     }
 
@@ -212,8 +229,12 @@ impl ModalBackend {
         })
     }
 
-    async fn open_session(&self, request: OpenRequest) -> Result<ModalSession, Failure> {
+    async fn open_session(self: &Arc<Self>, mut request: OpenRequest) -> Result<ModalSession, Failure> {
         let reporter = Reporter { job: request.job.clone(), emitter: request.emitter.clone() };
+        if request.spec.tty {
+            // Changes travel to a kept sandbox on the standard input, which is the job's own here.
+            request.keep = None;
+        }
         let around = Surroundings {
             host: &self.settings.host_env,
             run: &self.settings.run,
@@ -221,17 +242,21 @@ impl ModalBackend {
         };
         let variables = variables::of_job(&request, &around)?;
         let shared = self.shared().await?;
-        let opening = Opening { settings: &self.settings, shared, request: &request, reporter: &reporter };
-        let (link, mounted, running) = Box::pin(opening.run()).await.map_err(Trouble::into_failure)?;
-        let delta = mounted.delta;
+        let opening = Opening { core: self, shared, request: &request, reporter: &reporter };
+        let opening: BoxFuture<'_, Result<Opened, Trouble>> = Box::pin(opening.run());
+        let opened = opening.await.map_err(Trouble::into_failure)?;
+        let Opened { link, running, delta, stay } = opened;
+        let core = Arc::clone(self);
         let started = tokio::time::Instant::now();
         let quote = shared.rates.prices().await.quote(&request.spec);
         Ok(ModalSession {
+            core,
             link,
             request,
             reporter,
             running,
             delta,
+            stay,
             variables,
             fate: Fate::Runs,
             keyboard: self.keyboard.clone(),
@@ -242,13 +267,17 @@ impl ModalBackend {
 }
 
 impl Shared {
-    async fn link(&self, settings: &ModalSettings) -> Result<&Link, Trouble> {
+    pub(super) async fn link(&self, settings: &ModalSettings) -> Result<&Link, Trouble> {
         let target = settings.target.environment.as_deref();
         self.link.get_or_try_init(|| settings.access.connect(self.memory.clone(), target)).await
     }
 
     /// As [`link`](Self::link), and says so when it takes long.
-    async fn reach(&self, settings: &ModalSettings, reporter: &Reporter) -> Result<&Link, Trouble> {
+    pub(super) async fn reach(
+        &self,
+        settings: &ModalSettings,
+        reporter: &Reporter,
+    ) -> Result<&Link, Trouble> {
         let link = self.link(settings);
         tokio::pin!(link);
         tokio::select! {
@@ -265,139 +294,6 @@ impl Shared {
 /// A connection that takes longer is worth a word: it is tried for a minute before it is given up.
 const SLOW_CONNECTION: Duration = Duration::from_secs(3);
 
-/// One job on its way to a sandbox.
-struct Opening<'a> {
-    settings: &'a ModalSettings,
-    shared: &'a Shared,
-    request: &'a OpenRequest,
-    reporter: &'a Reporter,
-}
-
-type Opened = (Link, Mounted, super::launch::Running);
-
-impl Opening<'_> {
-    /// Twice at most: when the server does not know an id that was remembered, or the token, all is asked for anew;
-    /// when the tree changed while it was sent, it is walked again.
-    async fn run(&self) -> Result<Opened, Trouble> {
-        let used = Used::default();
-        let trouble = match self.attempt(&used).await {
-            Err(Trouble::TreeChanged(_)) => return self.attempt(&Used::default()).await,
-            Err(trouble) if trouble.is_gone() || trouble.is_auth() => trouble,
-            done => return done,
-        };
-        let mut again = used.forget(&self.shared.ids).await;
-        if let (true, Some(link)) = (trouble.is_auth(), self.shared.link.get()) {
-            again = link.forget_auth_token();
-        }
-        if !again {
-            return Err(trouble);
-        }
-        tracing::debug!(?trouble, "what was remembered is gone; asking again");
-        self.attempt(&Used::default()).await
-    }
-
-    async fn attempt(&self, used: &Used) -> Result<Opened, Trouble> {
-        let mut cancel = self.request.cancel.clone();
-        let (link, parts, mounted) = tokio::select! {
-            biased;
-            _ = cancel.stopped() => return Err(Trouble::Stopped),
-            prepared = Box::pin(self.prepare(used)) => prepared?,
-        };
-        let launch = Launch {
-            link: &link,
-            ground: &self.shared.ground,
-            request: self.request,
-            reporter: self.reporter,
-            parts: &parts,
-            worktree: Digest::of(self.request.root.as_os_str().as_encoded_bytes()).short(),
-        };
-        let running = link.board.telling(self.reporter, launch.run()).await?;
-        Ok((link, mounted, running))
-    }
-
-    /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
-    async fn prepare(&self, used: &Used) -> Result<(Link, Parts, Mounted), Trouble> {
-        let sources = self.sources();
-        let (link, walked) =
-            tokio::try_join!(self.shared.reach(self.settings, self.reporter), sources.walk(self.reporter))?;
-        self.sweep(link);
-        self.shared.rates.refresh(link, &self.shared.ground.aside).await;
-        let (ids, spec) = (&self.shared.ids, &self.request.spec);
-        let app_name = &self.settings.target.app;
-        let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
-        let image = Image { link, ids, used, reporter: self.reporter, app_name, root: &self.request.root };
-        let work = async {
-            tokio::try_join!(
-                resolve::app(link, ids, used, app_name),
-                Box::pin(image.id(&spec.image)),
-                self.token(link),
-                Box::pin(sources.mount(walked, &context)),
-                all(spec.secrets.iter().map(|secret| resolve::secret(link, ids, used, secret))),
-                all(spec.volumes.values().map(|volume| resolve::volume(link, ids, used, volume))),
-            )
-        };
-        let (app, image, (), mounted, secrets, volumes) =
-            link.board.telling(self.reporter, Box::pin(work)).await?;
-        self.check_folder(&mounted)?;
-        let parts = Parts { app, image, mount: mounted.mount.clone(), secrets, volumes };
-        Ok((link.clone(), parts, mounted))
-    }
-
-    /// Ends what dead accels left, once in a run and beside it.
-    fn sweep(&self, link: &Link) {
-        if self.shared.swept.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let sweeper = Sweeper {
-            journal: self.settings.journal.clone(),
-            account: self.shared.ground.account.clone(),
-            environment: link.environment(),
-            sandboxes: Arc::new(link.plane.clone()),
-        };
-        let emitter = self.reporter.emitter.clone();
-        self.shared.ground.aside.spawn(async move {
-            if let Some(event) = sweeper.sweep_beside_a_run().await {
-                emitter.emit(event).await;
-            }
-        });
-    }
-
-    fn sources(&self) -> Sources {
-        let mut sync = self.settings.sync.clone();
-        sync.include.extend(self.request.needed_outputs.iter().cloned());
-        Sources {
-            root: self.request.root.clone(),
-            sync,
-            global_ignore: self.settings.global_ignore.clone(),
-            memory: self.shared.memory.clone(),
-            account: format!("{} {}", self.shared.ground.account, self.settings.target.app),
-            input: if self.request.spec.tty { InputUse::OfTheJob } else { InputUse::Free },
-        }
-    }
-
-    /// Only the second generation of sandboxes needs it.
-    async fn token(&self, link: &Link) -> Result<(), Trouble> {
-        let gpu = self.request.spec.gpu.first().map(|choice| &choice.gpu);
-        if generation::kind(gpu, &link.settings) == SandboxKind::V2 {
-            link.auth_token().await?;
-        }
-        Ok(())
-    }
-
-    fn check_folder(&self, mounted: &Mounted) -> Result<(), Failure> {
-        let cwd = self.request.spec.cwd.to_string_lossy();
-        let cwd = cwd.trim_start_matches("./").trim_end_matches('/');
-        if cwd.is_empty() || cwd == "." || mounted.has_folder(cwd) {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Cause::Command,
-            format!("working folder {cwd} is not part of what travels to Modal"),
-        )
-        .help("create it, correct `cwd` of the job, or check `accel sync --plan`"))
-    }
-}
-
 impl Backend for ModalBackend {
     fn place(&self) -> Place {
         Place::Modal
@@ -405,7 +301,7 @@ impl Backend for ModalBackend {
 
     fn open(&self, request: OpenRequest) -> BoxFuture<'_, Result<Box<dyn Session>, Failure>> {
         Box::pin(async move {
-            let session = self.open_session(request).await?;
+            let session = self.core.open_session(request).await?;
             Ok(Box::new(session) as Box<dyn Session>)
         })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::image::gpu_config;
 use super::wire::client as wire;
+use crate::backend::Keep;
 use crate::base::size::Bytes;
 use crate::domain::Gpu;
 use crate::plan::spec::{NetworkSpec, Range, SandboxSpec};
@@ -34,18 +35,38 @@ pub(super) struct Parts {
     pub(super) volumes: Vec<String>,
 }
 
-/// How long the server lets the sandbox live.
-pub(super) fn lifetime(timeout: Option<Duration>, spec: &SandboxSpec) -> Duration {
-    let Some(timeout) = timeout else { return LONGEST_LIFE };
+/// The server never ends an idle sandbox earlier, or it might end one that is still starting.
+const LEAST_IDLE: Duration = Duration::from_secs(60);
+
+/// The limits that the server puts on a sandbox: they hold also when this machine is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) lifetime: Duration,
+    pub(super) idle: Duration,
+}
+
+/// A sandbox that is kept may be taken for a last run just before it reaches `max`, and lives to the end of that.
+pub(super) fn limits(timeout: Option<Duration>, keep: Option<Keep>, spec: &SandboxSpec) -> Limits {
+    let one_run = timeout.map_or(LONGEST_LIFE, |timeout| one_run(timeout, spec));
+    match keep {
+        None => Limits { lifetime: one_run, idle: IDLE },
+        Some(keep) => Limits {
+            lifetime: one_run.saturating_add(keep.max).min(LONGEST_LIFE),
+            idle: keep.idle.max(LEAST_IDLE),
+        },
+    }
+}
+
+fn one_run(timeout: Duration, spec: &SandboxSpec) -> Duration {
     timeout.saturating_add(BOOT + MARGIN).saturating_add(spec.stop_timeout).min(LONGEST_LIFE)
 }
 
-pub(super) fn sandbox(
-    spec: &SandboxSpec,
-    parts: &Parts,
-    gpu: Option<&Gpu>,
-    lifetime: Duration,
-) -> wire::Sandbox {
+/// What must be left of a kept sandbox's life for another run. A job without a limit takes what there is.
+pub(super) fn needed_life(timeout: Option<Duration>, spec: &SandboxSpec) -> Duration {
+    timeout.map_or(Duration::ZERO, |timeout| one_run(timeout, spec))
+}
+
+pub(super) fn sandbox(spec: &SandboxSpec, parts: &Parts, gpu: Option<&Gpu>, limits: Limits) -> wire::Sandbox {
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let volumes = spec.volumes.iter().zip(&parts.volumes).map(|((path, volume), id)| wire::VolumeMount {
         volume_id: id.clone(),
@@ -61,8 +82,8 @@ pub(super) fn sandbox(
         image_id: parts.image.clone(),
         secret_ids: parts.secrets.clone(),
         resources: Some(resources(spec, gpu)),
-        timeout_secs: seconds(lifetime),
-        idle_timeout_secs: Some(seconds(IDLE)),
+        timeout_secs: seconds(limits.lifetime),
+        idle_timeout_secs: Some(seconds(limits.idle)),
         volume_mounts: volumes.collect(),
         scheduler_placement: (!spec.region.is_empty()).then_some(placement),
         cloud_provider_str: spec.cloud.clone().unwrap_or_default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::clock::Clock;
@@ -17,6 +18,7 @@ use super::retry::RetryPolicy;
 use super::router::{Outage, Router};
 use super::wire::client::{PtyInfo, SecretSource};
 use super::wire::task_command_router as wire;
+use crate::backend::BoxFuture;
 use crate::domain::{Exit, Stream};
 use wire::task_exec_wait_response::ExitStatus;
 
@@ -42,6 +44,8 @@ pub(super) struct Exec {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) task: String,
     pub(super) id: String,
+    /// `Some` once the worker has answered the start: whether it started.
+    begun: watch::Receiver<Option<bool>>,
 }
 
 /// What is started.
@@ -53,31 +57,70 @@ pub(super) struct Start {
     pub(super) terminal: Option<PtyInfo>,
 }
 
+/// The start of a command, on its way.
+pub(super) type Starting = BoxFuture<'static, Result<(), ModalError>>;
+
 impl Exec {
+    /// A command whose start is sent when `Starting` is waited for. It may be read, waited for and written to at the
+    /// same time: whoever comes to the worker before the start does tries again after it.
+    pub(super) fn begin(
+        router: &Router,
+        clock: &Arc<dyn Clock>,
+        task: &str,
+        start: Start,
+    ) -> (Self, Starting) {
+        let id = uuid::Uuid::new_v4().to_string();
+        let (told, begun) = watch::channel(None);
+        let exec =
+            Self { router: router.clone(), clock: Arc::clone(clock), task: task.to_owned(), id, begun };
+        let request = exec.start_request(start);
+        let router = router.clone();
+        let starting = async move {
+            let answer = match router.call(task::EXEC_START, request).await {
+                // An answer that was lost, and the same start again.
+                Err(error) if error.kind == ErrorKind::AlreadyExists && error.attempts > 1 => Ok(()),
+                answer => answer.map(drop),
+            };
+            told.send_replace(Some(answer.is_ok()));
+            answer
+        };
+        (exec, Box::pin(starting))
+    }
+
     pub(super) async fn start(
         router: &Router,
         clock: &Arc<dyn Clock>,
         task: &str,
         start: Start,
     ) -> Result<Self, ModalError> {
-        let id = uuid::Uuid::new_v4().to_string();
-        let exec = Self { router: router.clone(), clock: Arc::clone(clock), task: task.to_owned(), id };
-        let request = wire::TaskExecStartRequest {
-            task_id: exec.task.clone(),
-            exec_id: exec.id.clone(),
+        let (exec, starting) = Self::begin(router, clock, task, start);
+        starting.await.map(|()| exec)
+    }
+
+    fn start_request(&self, start: Start) -> wire::TaskExecStartRequest {
+        wire::TaskExecStartRequest {
+            task_id: self.task.clone(),
+            exec_id: self.id.clone(),
             command_args: start.argv,
             stdout_config: wire::TaskExecStdoutConfig::Pipe as i32,
             stderr_config: wire::TaskExecStderrConfig::Pipe as i32,
             pty_info: start.terminal,
             secret_sources: start.secrets,
             ..Default::default()
-        };
-        match router.call(task::EXEC_START, request).await {
-            Ok(_) => Ok(exec),
-            // An answer that was lost, and the same start again.
-            Err(error) if error.kind == ErrorKind::AlreadyExists && error.attempts > 1 => Ok(exec),
-            Err(error) => Err(error),
         }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        *self.begun.borrow() == Some(true)
+    }
+
+    /// Whether a call found no command because it overtook the start. Waits for the start.
+    pub(super) async fn overtook(&self, had_begun: bool, error: &ModalError) -> bool {
+        if had_begun || error.kind != ErrorKind::NotFound {
+            return false;
+        }
+        let mut begun = self.begun.clone();
+        begun.wait_for(Option::is_some).await.is_ok_and(|begun| *begun == Some(true))
     }
 
     /// Reads a stream to its end; every byte goes to `to` once, in order. Ends early when nobody listens any more.
@@ -96,6 +139,7 @@ impl Exec {
                 offset,
                 file_descriptor: descriptor as i32,
             };
+            let had_begun = self.has_begun();
             let error = match self.router.stream(method, request).await {
                 Err(error) => error,
                 Ok(mut chunks) => loop {
@@ -119,6 +163,9 @@ impl Exec {
                     }
                 },
             };
+            if self.overtook(had_begun, &error).await {
+                continue;
+            }
             self.router.note(Outage::Lost);
             patience.after(error).await?;
         }
@@ -129,10 +176,12 @@ impl Exec {
         let mut patience = Patience::new(&self.clock);
         loop {
             let request = wire::TaskExecWaitRequest { task_id: self.task.clone(), exec_id: self.id.clone() };
+            let had_begun = self.has_begun();
             match self.router.call(method, request).await {
                 Ok(wire::TaskExecWaitResponse { exit_status: Some(status) }) => return Ok(exit(status)),
                 Ok(_) => patience.reset(),
                 Err(error) if error.kind == ErrorKind::DeadlineExceeded => patience.reset(),
+                Err(error) if self.overtook(had_begun, &error).await => {}
                 Err(error) => patience.after(error).await?,
             }
         }

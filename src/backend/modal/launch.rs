@@ -65,6 +65,8 @@ pub(super) struct Running {
     pub(super) sandbox: Sandbox,
     pub(super) router: Router,
     pub(super) task: String,
+    /// Where the router is.
+    pub(super) url: String,
     /// Where open ports are reached, if the server has said so already.
     pub(super) tunnels: Vec<wire::TunnelData>,
 }
@@ -124,9 +126,10 @@ impl Launch<'_> {
 
     async fn attempt(&self, gpu: Option<&Gpu>, limit: Duration) -> Result<Attempt, Trouble> {
         let kind = generation::kind(gpu, &self.link.settings);
-        let lifetime = definition::lifetime(self.request.timeout, &self.request.spec);
-        let lease = self.intend(kind, lifetime).await?;
-        let definition = definition::sandbox(&self.request.spec, self.parts, gpu, lifetime);
+        let spec = &self.request.spec;
+        let limits = definition::limits(self.request.timeout, self.request.keep, spec);
+        let lease = self.intend(kind, limits.lifetime).await?;
+        let definition = definition::sandbox(spec, self.parts, gpu, limits);
         let call = self.create_call(kind, definition, &lease);
         let asked = Instant::now();
         let (lease, created) = match self.until_answered(lease, kind, call, limit).await? {
@@ -138,8 +141,8 @@ impl Launch<'_> {
         let sandbox = Sandbox { link: self.link.clone(), lease, kind, id: created.sandbox.clone(), options };
         let limit = limit.saturating_sub(asked.elapsed());
         match self.until_ready(&sandbox, created, gpu, limit).await {
-            Ok(Some((router, task, tunnels))) => {
-                Ok(Attempt::Placed(Box::new(Running { sandbox, router, task, tunnels })))
+            Ok(Some(Ready { router, task, url, tunnels })) => {
+                Ok(Attempt::Placed(Box::new(Running { sandbox, router, task, url, tunnels })))
             }
             Ok(None) => {
                 self.take_back(sandbox).await;
@@ -177,7 +180,7 @@ impl Launch<'_> {
             app: ground.app_name.clone(),
             environment: self.link.environment(),
             kind,
-            purpose: Purpose::OneShot,
+            purpose: if self.request.keep.is_some() { Purpose::Warm } else { Purpose::OneShot },
             expires_at_ms: now_ms().saturating_add(lifetime_ms),
         };
         ground.journal.intend(intent).await.map_err(|error| {
@@ -289,7 +292,7 @@ impl Launch<'_> {
         created: Created,
         gpu: Option<&Gpu>,
         limit: Duration,
-    ) -> Result<Option<(Router, String, Vec<wire::TunnelData>)>, Trouble> {
+    ) -> Result<Option<Ready>, Trouble> {
         let mut cancel = self.request.cancel.clone();
         let work = async {
             let task = match created.task {
@@ -303,8 +306,9 @@ impl Launch<'_> {
                 Some(access) => access,
                 None => ask_access(self.link, sandbox.kind, &sandbox.id, &task).await?,
             };
-            let router = self.connect(sandbox, &task, access).await?;
-            Ok(Some((router, task, created.tunnels)))
+            let url = access.url.clone();
+            let router = connect(self.link, sandbox, &task, access).await?;
+            Ok(Some(Ready { router, task, url, tunnels: created.tunnels }))
         };
         tokio::select! {
             biased;
@@ -355,26 +359,18 @@ impl Launch<'_> {
         }
     }
 
-    /// A worker may take minutes to start; a sandbox that dies meanwhile says why.
-    async fn connect(&self, sandbox: &Sandbox, task: &str, access: RouterAccess) -> Result<Router, Trouble> {
-        let url = access.url.clone();
-        if !url.starts_with("https://") && !self.link.is_loopback() {
-            return Err(insecure_router(&url).into());
-        }
-        let renew = renewal(self.link, sandbox.kind, &sandbox.id, task);
-        let (throttle, clock) = (self.link.plane.throttle(), Arc::clone(self.link.clock()));
-        let connecting = Router::connect(&self.link.connector, access, renew, throttle, clock);
-        tokio::select! {
-            biased;
-            connected = connecting => Ok(connected?),
-            death = sandbox.late_death() => Err(death.into_failure().into()),
-        }
-    }
-
     fn queued_too_long(&self, waited: Duration) -> Failure {
         Failure::new(Cause::Queue, format!("no machine within {}", seconds(waited)))
             .help("raise the limit of `fallback`, or allow other GPUs: gpu = [\"L4\", \"A10\"]")
     }
+}
+
+/// A machine that was found, and the router on it.
+struct Ready {
+    router: Router,
+    task: String,
+    url: String,
+    tunnels: Vec<wire::TunnelData>,
 }
 
 /// What became of a create call.
@@ -382,6 +378,27 @@ enum Answer {
     Created(Box<(Lease, Created)>),
     Refused(String),
     TooLong,
+}
+
+/// A worker may take minutes to start; a sandbox that dies meanwhile says why.
+pub(super) async fn connect(
+    link: &Link,
+    sandbox: &Sandbox,
+    task: &str,
+    access: RouterAccess,
+) -> Result<Router, Trouble> {
+    let url = access.url.clone();
+    if !url.starts_with("https://") && !link.is_loopback() {
+        return Err(insecure_router(&url).into());
+    }
+    let renew = renewal(link, sandbox.kind, &sandbox.id, task);
+    let (throttle, clock) = (link.plane.throttle(), Arc::clone(link.clock()));
+    let connecting = Router::connect(&link.connector, access, renew, throttle, clock);
+    tokio::select! {
+        biased;
+        connected = connecting => Ok(connected?),
+        death = sandbox.late_death() => Err(death.into_failure().into()),
+    }
 }
 
 fn adopt(link: &Link, lease: Lease, kind: SandboxKind, created: &Created) -> Sandbox {
@@ -434,7 +451,7 @@ async fn create_v2(
     })
 }
 
-async fn ask_access(
+pub(super) async fn ask_access(
     link: &Link,
     kind: SandboxKind,
     sandbox: &str,

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::error::{ErrorKind, ModalError};
 use super::sweep::{Listed, Standing, SweepError, Sweeper};
 use crate::domain::Place;
+use crate::event::now_ms;
+use crate::store::journal::warm::is_kept;
 use crate::store::journal::{Entry, Journal, JournalError, LeaseState, Settlement, tag};
 
 /// One sandbox, or the intent of one. Times are milliseconds since the Unix epoch.
@@ -27,13 +29,18 @@ pub struct Holding {
     /// Of the accel that owns it, where that is known.
     pub pid: Option<u32>,
     pub started_at_ms: u64,
-    /// When the server ends it by itself.
+    /// When the server ends it by itself; of a warm one, if no run comes before.
     pub expires_at_ms: Option<u64>,
 }
 
 impl Holding {
     fn of_entry(entry: &Entry, journal: &Journal) -> Self {
-        let lives = journal.owner_lives(entry);
+        let standing = match (journal.owner_lives(entry), entry.state) {
+            (true, LeaseState::Parked) => Standing::Warm,
+            (true, _) => Standing::InUse,
+            (false, _) => Standing::Leftover,
+        };
+        let ends = entry.idle_ends_at_ms.map_or(entry.expires_at_ms, |idle| idle.min(entry.expires_at_ms));
         Self {
             job: Some(entry.job.clone()),
             project: Some(entry.project.clone()),
@@ -42,10 +49,10 @@ impl Holding {
             sandbox: entry.sandbox.clone(),
             lease: Some(entry.lease.as_str().to_owned()),
             state: Some(entry.state),
-            standing: if lives { Standing::InUse } else { Standing::Leftover },
+            standing,
             pid: Some(entry.pid),
             started_at_ms: entry.intended_at_ms,
-            expires_at_ms: Some(entry.expires_at_ms),
+            expires_at_ms: Some(ends),
         }
     }
 
@@ -86,6 +93,13 @@ pub async fn everything(sweeper: &Sweeper) -> Result<Vec<Holding>, SweepError> {
         holdings.push(Holding::of_listed(&listed, standing));
     }
     Ok(holdings)
+}
+
+/// Leases of sandboxes that are kept for another run.
+pub async fn warm(sweeper: &Sweeper) -> Result<Vec<Entry>, JournalError> {
+    let mut entries = sweeper.journal.unsettled().await?;
+    entries.retain(|entry| entry.account == sweeper.account && is_kept(entry, now_ms()));
+    Ok(entries)
 }
 
 /// How an attempt to stop something ended.

@@ -158,7 +158,8 @@ impl Router {
         self.0.outage.subscribe()
     }
 
-    fn jwt(&self) -> Secret {
+    /// The token as it is now.
+    pub fn jwt(&self) -> Secret {
         self.0.jwt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

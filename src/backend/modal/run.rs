@@ -6,6 +6,7 @@
 //! | exit code, but a stream stays open | something in the background holds it; given up after a while, with a notice |
 //! | the sandbox's end | a failure with its reason, unless an exit code was known or follows at once |
 //! | a fault that does not pass | a failure, with the sandbox's end as its reason if there was one |
+//! | a kept sandbox is gone, or not as it was left | nothing has run: a fresh one takes its place |
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::error::ModalError;
-use super::exec::{Exec, OUTPUT_PIECES, Start, may_be_death};
+use super::exec::{Exec, OUTPUT_PIECES, Start, Starting, may_be_death};
 use super::reporter::Reporter;
 use super::router::{Outage, Router};
 use super::sandbox::{Death, Haste, Sandbox};
@@ -55,11 +56,36 @@ pub(super) struct Run<'a> {
     pub(super) supervisor: &'a Supervisor,
 }
 
+/// A command that was started, or whose start goes along with everything else.
+pub(super) enum Begun {
+    Started(Exec),
+    /// In a kept sandbox; with what the script says when that is not as it was left.
+    Starting(Exec, Starting, String),
+}
+
 /// How the command's run ended.
 pub(super) enum Ended {
-    Exit(Exit),
+    /// By itself, or because it was asked to.
+    Exit(Exit, Behind),
     /// The sandbox was ended on the user's wish, and confirmed so if it says so.
     Killed(Result<(), Failure>),
+    /// Nothing was run in a kept sandbox.
+    Unused(Unused),
+}
+
+/// Whether the command left something that held its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    Nothing,
+    Processes,
+}
+
+/// Why a kept sandbox could not be used.
+#[derive(Debug)]
+pub(super) enum Unused {
+    OutOfStep,
+    NotStarted(ModalError),
+    Died,
 }
 
 /// What is known so far.
@@ -77,6 +103,34 @@ struct Known {
     cap: Option<Instant>,
     tail: Vec<u8>,
     stopped: bool,
+    held: HeldBack,
+}
+
+/// The beginning of stderr, kept back while it may be what the script says about a sandbox out of step.
+#[derive(Default)]
+struct HeldBack {
+    /// What it would say; empty once it is something else.
+    line: String,
+    bytes: Vec<u8>,
+}
+
+impl HeldBack {
+    /// What can be shown of it.
+    fn pass(&mut self, data: Bytes) -> Option<Bytes> {
+        if self.line.is_empty() {
+            return Some(data);
+        }
+        self.bytes.extend_from_slice(&data);
+        if self.line.as_bytes().starts_with(&self.bytes) {
+            return None;
+        }
+        self.line.clear();
+        Some(std::mem::take(&mut self.bytes).into())
+    }
+
+    fn is_said(&self) -> bool {
+        !self.line.is_empty() && self.line.as_bytes() == self.bytes
+    }
 }
 
 /// Why a command is not watched any more.
@@ -86,21 +140,29 @@ enum Outcome {
     Kill,
     /// The user left with `~.`.
     Left,
+    /// Nothing was run.
+    Unused(Unused),
 }
 
 impl Run<'_> {
     /// Follows the command to its end, while it is fed.
-    pub(super) async fn follow(mut self, exec: Exec, feed: Feed) -> Result<Ended, Failure> {
+    pub(super) async fn follow(mut self, begun: Begun, feed: Feed) -> Result<Ended, Failure> {
         let mut raw = self.terminal.take();
         let mut known = Known::default();
-        let outcome = self.watch(&exec, feed, raw.as_mut(), &mut known).await;
+        let outcome = self.watch(begun, feed, raw.as_mut(), &mut known).await;
         if raw.is_some() {
             self.reporter.emitter.shown().await;
         }
         // From here on Ctrl-C is accel's again.
         drop(raw);
         match outcome {
-            Outcome::Settled => self.judge(known).await,
+            Outcome::Settled if known.held.is_said() => Ok(Ended::Unused(Unused::OutOfStep)),
+            Outcome::Settled => {
+                let rest = std::mem::take(&mut known.held.bytes);
+                self.emit(Stream::Stderr, rest.into()).await;
+                self.judge(known).await
+            }
+            Outcome::Unused(unused) => Ok(Ended::Unused(unused)),
             Outcome::Kill => Ok(Ended::Killed(self.sandbox.terminate(Haste::Now).await)),
             Outcome::Left => {
                 let text = "left with ~. ; the sandbox is being ended";
@@ -112,16 +174,21 @@ impl Run<'_> {
 
     async fn watch(
         &self,
-        exec: &Exec,
+        begun: Begun,
         feed: Feed,
         raw: Option<&mut RawTerminal>,
         known: &mut Known,
     ) -> Outcome {
+        let (exec, mut starting) = known.begin(begun);
+        let watched = starting.is_none();
         let (sender, mut pieces) = mpsc::channel(OUTPUT_PIECES);
         let stdout = exec.read(Stream::Stdout, sender.clone());
         let stderr = exec.read(Stream::Stderr, sender);
         let reading = async { tokio::try_join!(stdout, stderr).map(drop) };
-        let (waiting, feeding, dying) = (exec.wait(), exec.feed(feed), self.sandbox.death());
+        // In a kept sandbox a short run asks the control plane nothing.
+        let dying =
+            async { if watched { self.sandbox.death().await } else { self.sandbox.late_death().await } };
+        let (waiting, feeding) = (exec.wait(), exec.feed(feed));
         let resizing = self.follow_size(raw);
         let outages = tell_outages(self.reporter, self.router.outage());
         tokio::pin!(reading, waiting, feeding, dying, resizing, outages);
@@ -144,6 +211,12 @@ impl Run<'_> {
                         _ => return Outcome::Kill,
                     }
                 }
+                started = pending(starting.as_mut()), if starting.is_some() => {
+                    starting = None;
+                    if let Err(error) = started {
+                        return Outcome::Unused(Unused::NotStarted(error));
+                    }
+                }
                 piece = pieces.recv(), if !known.drained => match piece {
                     Some((stream, data)) => self.show(known, stream, data).await,
                     None => known.drained = true,
@@ -164,7 +237,12 @@ impl Run<'_> {
                         known.note_input_fault(error);
                     }
                 },
-                death = &mut dying, if known.death.is_none() => known.note_death(death),
+                death = &mut dying, if known.death.is_none() => {
+                    if starting.is_some() {
+                        return Outcome::Unused(Unused::Died);
+                    }
+                    known.note_death(death);
+                }
                 () = pending(stop.as_mut()), if stop.is_some() => stop = None,
                 () = &mut resizing => {}
                 never = &mut outages => match never {},
@@ -190,8 +268,17 @@ impl Run<'_> {
             known.keep_tail(&data);
         }
         known.put_off();
-        let job = self.reporter.job.clone();
-        self.reporter.emitter.emit(Event::Output { job, stream, data }).await;
+        let shown = if stream == Stream::Stderr { known.held.pass(data) } else { Some(data) };
+        if let Some(data) = shown {
+            self.emit(stream, data).await;
+        }
+    }
+
+    async fn emit(&self, stream: Stream, data: Bytes) {
+        if !data.is_empty() {
+            let job = self.reporter.job.clone();
+            self.reporter.emitter.emit(Event::Output { job, stream, data }).await;
+        }
     }
 
     /// A signal to the job's process group; if it is not heard, the ladder goes on.
@@ -236,7 +323,7 @@ impl Run<'_> {
             let help = "a job ends with its command: stop background processes before, or wait for them";
             self.reporter.notice(Level::Warning, "leaky", text, Some(help)).await;
         }
-        Ok(Ended::Exit(exit))
+        Ok(Ended::Exit(exit, if drained { Behind::Nothing } else { Behind::Processes }))
     }
 
     /// The sandbox's own end explains a fault better than the fault does.
@@ -252,6 +339,16 @@ impl Run<'_> {
 }
 
 impl Known {
+    fn begin(&mut self, begun: Begun) -> (Exec, Option<Starting>) {
+        match begun {
+            Begun::Started(exec) => (exec, None),
+            Begun::Starting(exec, starting, line) => {
+                self.held.line = line;
+                (exec, Some(starting))
+            }
+        }
+    }
+
     fn is_complete(&self) -> bool {
         self.exit.is_some() && self.drained || self.fault.is_some() && self.give_up.is_none()
     }
@@ -348,7 +445,7 @@ fn out_of_memory(death: Option<Death>) -> Option<Failure> {
     (failure.cause == Cause::Oom).then_some(failure)
 }
 
-async fn pending(future: Option<&mut BoxFuture<'_, ()>>) {
+async fn pending<T>(future: Option<&mut BoxFuture<'_, T>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,

@@ -7,23 +7,28 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use super::backend::Core;
+use super::closing::Closing;
 use super::control_plane::ControlPlane;
+use super::error::{ErrorKind, ModalError};
 use super::exec::{Exec, Start};
 use super::generation;
 use super::launch::{Running, haste};
 use super::link::Link;
 use super::method::client;
+use super::opening::Opening;
 use super::outputs::Outputs;
 use super::quote::Quote;
 use super::reporter::Reporter;
 use super::retry::RetryPolicy;
-use super::run::{Ended, Run};
-use super::sandbox::Sandbox;
-use super::script::{self, Input};
+use super::run::{Begun, Behind, Ended, Run, Unused};
+use super::sandbox::{Haste, Sandbox};
+use super::script::{self, Input, Words};
 use super::stdin::Feed;
 use super::terminal::{self, TerminalKind};
 use super::tree::Delta;
 use super::trouble::Trouble;
+use super::warm::{self, Stay, Use};
 use super::wire::client as wire;
 use crate::backend::{BoxFuture, CancelLevel, Failure, OpenRequest, OutputMode, Session};
 use crate::base::exit_code;
@@ -38,12 +43,17 @@ use crate::store::journal::Settlement;
 /// How long the server may look for the addresses of ports.
 const TUNNELS: Duration = Duration::from_secs(50);
 
+const SIGKILL: i32 = 9;
+
 pub(super) struct ModalSession {
+    pub(super) core: Arc<Core>,
     pub(super) link: Link,
     pub(super) request: OpenRequest,
     pub(super) reporter: Reporter,
     pub(super) running: Running,
     pub(super) delta: Option<Delta>,
+    /// How the sandbox is kept; `None`: it ends with the session.
+    pub(super) stay: Option<Stay>,
     pub(super) variables: wire::SecretSource,
     pub(super) fate: Fate,
     pub(super) keyboard: Keyboard,
@@ -85,37 +95,57 @@ impl ModalSession {
         if matches!(&self.request.spec.command, CommandSpec::Shell(text) if text.trim().is_empty()) {
             return Ok(Exit::Code(0));
         }
+        loop {
+            let mark = warm::new_word();
+            let (exit, behind) = match self.command(&mark, output).await? {
+                Ended::Exit(exit, behind) => (exit, behind),
+                Ended::Killed(confirmed) => {
+                    if confirmed.is_ok() {
+                        self.fate = Fate::Terminated;
+                    }
+                    return Ok(Exit::Signal(SIGKILL));
+                }
+                Ended::Unused(unused) => {
+                    self.replace(unused).await?;
+                    continue;
+                }
+            };
+            if let (Some(stay), Behind::Nothing) = (&mut self.stay, behind) {
+                stay.used = Use::Ended { mark };
+            }
+            return Ok(exit);
+        }
+    }
+
+    /// Starts the command and follows it to its end.
+    async fn command(&mut self, mark: &str, output: OutputMode) -> Result<Ended, Failure> {
         let word = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
         let delta = self.delta.take();
         let reads = self.reads(output).await;
-        let argv = script::run(&self.request.spec, delta.as_ref(), reads.input, &word);
+        let left = self.stay.as_ref().and_then(Stay::word).map(ToOwned::to_owned);
+        let words = Words { own: &word, mark, left: left.as_deref() };
+        let argv = script::run(&self.request.spec, delta.as_ref(), reads.input, &words);
         fits(&argv)?;
         let script = || Feed::Script(delta.map_or_else(Bytes::new, |delta| delta.bytes.into()));
         let feed = reads.feed.unwrap_or_else(script);
         let kind = self.keyboard.kind.clone().unwrap_or_default();
         let terminal = reads.terminal.as_ref().map(|raw| terminal::described(&kind, raw.size()));
-        let mut cancel = self.request.cancel.clone();
-        let sandbox = &self.running.sandbox;
-        let clock = self.link.clock();
+        if let Some(stay) = &mut self.stay {
+            stay.used = Use::Unclear;
+        }
         let start = Start { argv, secrets: vec![self.variables.clone()], terminal };
-        let starting = Exec::start(&self.running.router, clock, &self.running.task, start);
-        let exec = tokio::select! {
-            biased;
-            started = starting => started,
-            _ = cancel.above(CancelLevel::Stop(crate::backend::StopReason::Terminate)) => {
-                return Ok(Exit::Signal(9));
+        let Running { router, task, .. } = &self.running;
+        let begun = if left.is_some() {
+            let (exec, starting) = Exec::begin(router, self.link.clock(), task, start);
+            Begun::Starting(exec, starting, words.out_of_step())
+        } else {
+            match self.start(start).await? {
+                Some(exec) => Begun::Started(exec),
+                None => return Ok(Ended::Exit(Exit::Signal(SIGKILL), Behind::Processes)),
             }
-            death = sandbox.late_death() => {
-                self.fate = Fate::Ended;
-                return Err(death.into_failure());
-            }
-        };
-        let exec = match exec {
-            Ok(exec) => exec,
-            Err(error) => return Err(self.not_started(error).await),
         };
         let run = Run {
-            sandbox,
+            sandbox: &self.running.sandbox,
             router: &self.running.router,
             task: &self.running.task,
             reporter: &self.reporter,
@@ -125,16 +155,27 @@ impl ModalSession {
             terminal: reads.terminal,
             supervisor: &self.keyboard.supervisor,
         };
-        let (ended, ()) = tokio::join!(run.follow(exec, feed), self.tell_ports());
-        match ended {
-            Ok(Ended::Exit(exit)) => Ok(exit),
-            Ok(Ended::Killed(confirmed)) => {
-                if confirmed.is_ok() {
-                    self.fate = Fate::Terminated;
-                }
-                Ok(Exit::Signal(9))
+        let (ended, ()) = tokio::join!(run.follow(begun, feed), self.tell_ports());
+        ended
+    }
+
+    /// Waits for the start of the first command in a fresh sandbox; `None` when the run is killed meanwhile.
+    async fn start(&mut self, start: Start) -> Result<Option<Exec>, Failure> {
+        let mut cancel = self.request.cancel.clone();
+        let Running { sandbox, router, task, .. } = &self.running;
+        let starting = Exec::start(router, self.link.clock(), task, start);
+        let exec = tokio::select! {
+            biased;
+            started = starting => started,
+            _ = cancel.above(CancelLevel::Stop(crate::backend::StopReason::Terminate)) => return Ok(None),
+            death = sandbox.late_death() => {
+                self.fate = Fate::Ended;
+                return Err(death.into_failure());
             }
-            Err(failure) => Err(failure),
+        };
+        match exec {
+            Ok(exec) => Ok(Some(exec)),
+            Err(error) => Err(self.not_started(error).await),
         }
     }
 
@@ -160,7 +201,30 @@ impl ModalSession {
         Reads { input, feed: Some(feed), terminal, _turn: Some(turn) }
     }
 
-    async fn not_started(&self, error: super::error::ModalError) -> Failure {
+    /// A fresh sandbox instead of a kept one in which nothing was run.
+    async fn replace(&mut self, unused: Unused) -> Result<(), Failure> {
+        self.stay = None;
+        let why = match unused {
+            Unused::OutOfStep => "is not as it was left",
+            Unused::Died => "has ended",
+            Unused::NotStarted(error) if is_refusal(&error) => "has ended",
+            // It may run the command after all.
+            Unused::NotStarted(error) => match self.running.sandbox.has_died().await {
+                Some(_) => "has ended",
+                None => return Err(error.into_failure()),
+            },
+        };
+        let shared = self.core.shared().await?;
+        let opening = Opening { core: &self.core, shared, request: &self.request, reporter: &self.reporter };
+        opening.tell(why).await;
+        let opened = opening.fresh(None).await.map_err(Trouble::into_failure)?;
+        let old = std::mem::replace(&mut self.running, opened.running);
+        opening.end(old.sandbox);
+        (self.delta, self.stay) = (opened.delta, opened.stay);
+        Ok(())
+    }
+
+    async fn not_started(&self, error: ModalError) -> Failure {
         match self.running.sandbox.has_died().await {
             Some(death) => death.into_failure(),
             None => error.into_failure(),
@@ -256,23 +320,26 @@ impl Session for ModalSession {
 
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
-            let haste = haste(self.request.cancel.level());
-            let sandbox = self.running.sandbox;
-            let lifetime = self.started.elapsed();
-            let recording = recorded(self.link.plane.clone(), &sandbox);
+            let Self { core, link, request, reporter, running, stay, fate, started, quote, .. } = *self;
+            let haste = haste(request.cancel.level());
+            let closing = Closing { core: &core, link: &link, request: &request, reporter: &reporter };
+            let lifetime = started.elapsed();
+            // What is recorded of a kept sandbox is that of other runs as well.
+            let recording = stay.is_none().then(|| recorded(link.plane.clone(), &running.sandbox));
+            let recording = async { recording?.await };
             let ending = async {
-                match self.fate {
-                    Fate::Runs | Fate::Ended => sandbox.end(haste).await,
-                    Fate::Terminated => {
-                        sandbox.settle(Settlement::Terminated).await;
+                match (fate, stay) {
+                    (Fate::Runs, Some(stay)) if haste == Haste::Usual => closing.keep(running, stay).await,
+                    (Fate::Runs | Fate::Ended, _) => running.sandbox.end(haste).await,
+                    (Fate::Terminated, _) => {
+                        running.sandbox.settle(Settlement::Terminated).await;
                         Ok(())
                     }
                 }
             };
             let (ended, recorded) = beside(ending, recording).await;
-            let at_least = self.quote.of(lifetime);
-            let cost = Cost { at_least, lifetime, quote: self.quote.into(), recorded };
-            self.reporter.emitter.emit(Event::JobCost { job: self.reporter.job, cost }).await;
+            let cost = Cost { at_least: quote.of(lifetime), lifetime, quote: quote.into(), recorded };
+            reporter.emitter.emit(Event::JobCost { job: reporter.job.clone(), cost }).await;
             ended
         })
     }
@@ -307,8 +374,13 @@ fn recorded(plane: ControlPlane, sandbox: &Sandbox) -> impl Future<Output = Opti
     }
 }
 
+/// Whether the sandbox has said that it started nothing.
+fn is_refusal(error: &ModalError) -> bool {
+    matches!(error.kind, ErrorKind::NotFound | ErrorKind::Auth | ErrorKind::Conflict)
+}
+
 /// Modal takes no longer argument lists.
-fn fits(argv: &[String]) -> Result<(), Failure> {
+pub(super) fn fits(argv: &[String]) -> Result<(), Failure> {
     let size: usize = argv.iter().map(|word| word.len() + 1).sum();
     if size <= script::MOST_ARGUMENTS {
         return Ok(());

@@ -110,10 +110,12 @@ impl Exec {
                 data: data.clone(),
                 eof: last == Last::Yes,
             };
+            let had_begun = self.has_begun();
             match self.router.call(task::EXEC_STDIN_WRITE, request).await {
                 Ok(_) => return Ok(Reader::MayRead),
                 // The command does not read yet; the connection was there.
                 Err(error) if error.kind == ErrorKind::DeadlineExceeded => patience.reset(),
+                Err(error) if self.overtook(had_begun, &error).await => {}
                 Err(error) if self.is_stdin_closed(&error).await => return Ok(Reader::Gone),
                 Err(error) => patience.after(error).await?,
             }

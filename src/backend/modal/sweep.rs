@@ -2,7 +2,7 @@
 //!
 //! What must stay true: a sandbox is ended only when the journal here has its lease and the accel that owned it is
 //! dead, or when it bears this machine's word and is past its end of life by [`EXPIRY_GRACE`]; everything else is
-//! only reported. Of many accels that sweep at once, one settles a lease. A lease is settled when the server has
+//! only reported. A kept sandbox is left alone until its idle time is over. Of many accels that sweep at once, one settles a lease. A lease is settled when the server has
 //! confirmed the end, or does not know the sandbox; else it stays for the next sweep.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +123,8 @@ fn listed(info: wire::SandboxInfo) -> Listed {
 pub enum Standing {
     /// Its run goes on, on this machine.
     InUse,
+    /// Kept for the next run.
+    Warm,
     /// Its accel died, or it outlived its lifetime: to be ended.
     Leftover,
     /// It bears this machine's word, is not in the journal and within its lifetime.
@@ -139,8 +141,11 @@ pub fn standing(listed: &Listed, entry: Option<(&Entry, OwnerLives)>, host: &str
         return Standing::Untagged;
     }
     if let Some((entry, owner)) = entry {
-        let over = entry.state == LeaseState::Settled || owner == OwnerLives::No;
-        return if over { Standing::Leftover } else { Standing::InUse };
+        return match (entry.state, owner) {
+            (LeaseState::Settled, _) | (_, OwnerLives::No) => Standing::Leftover,
+            (LeaseState::Parked, OwnerLives::Yes) => Standing::Warm,
+            (_, OwnerLives::Yes) => Standing::InUse,
+        };
     }
     if listed.tags.get(tag::HOST).map(String::as_str) != Some(host) {
         return Standing::Elsewhere;
@@ -180,6 +185,8 @@ pub struct Leftover {
     pub sandbox: Option<String>,
     pub job: Option<String>,
     pub run: Option<String>,
+    /// It was kept for another run, which did not come in time: nothing went wrong.
+    pub kept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -347,7 +354,7 @@ impl Sweeper {
             let (leftover, outcome) =
                 ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
             match outcome {
-                Ok(Settlement::Terminated) => swept.ended.push(leftover),
+                Ok(Settlement::Terminated) if !leftover.kept => swept.ended.push(leftover),
                 Ok(_) => swept.gone.push(leftover),
                 Err(error) => swept.failed.push((leftover, error)),
             }
@@ -375,19 +382,24 @@ const NEXT_LIST: &str = "next";
 
 impl Leftover {
     fn of(entry: &Entry) -> Self {
-        Self { sandbox: entry.sandbox.clone(), job: Some(entry.job.clone()), run: Some(entry.run.clone()) }
+        Self {
+            sandbox: entry.sandbox.clone(),
+            job: Some(entry.job.clone()),
+            run: Some(entry.run.clone()),
+            kept: entry.idle_ends_at_ms.is_some(),
+        }
     }
 
     fn found(listed: &Listed) -> Self {
         let tag = |name| listed.tags.get(name).cloned();
-        Self { sandbox: Some(listed.sandbox.clone()), job: tag(tag::JOB), run: tag(tag::RUN) }
+        Self { sandbox: Some(listed.sandbox.clone()), job: tag(tag::JOB), run: tag(tag::RUN), kept: false }
     }
 }
 
 type Ended = Result<(Leftover, Result<Settlement, ModalError>), JournalError>;
 
 async fn end_one(sandboxes: Arc<dyn Sandboxes>, sandbox: String, lease: Option<Lease>) -> Ended {
-    let mut leftover = Leftover { sandbox: Some(sandbox.clone()), job: None, run: None };
+    let mut leftover = Leftover { sandbox: Some(sandbox.clone()), job: None, run: None, kept: false };
     let Some(mut lease) = lease else {
         let outcome = settlement(sandboxes.terminate(&sandbox).await);
         return Ok((leftover, outcome));

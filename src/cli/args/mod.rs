@@ -207,9 +207,9 @@ Examples:
   accel history --all        of every project on this machine")]
     History(HistoryArgs),
 
-    /// End what interrupted runs left on Modal, and remove old logs
+    /// End what interrupted runs left on Modal and what is kept warm there, and remove old logs
     ///
-    /// Ends only sandboxes of this machine whose accel is gone. Every run does this too for what it finds at once.
+    /// Ends only sandboxes of this machine that no accel uses. Every run ends what interrupted runs left, too.
     Prune(PruneArgs),
 
     /// Print the JSON Schema of accel.toml, for editors
@@ -263,6 +263,14 @@ pub struct JobArgs {
     /// Stop each job that was asked for after this long: 90s, 10m, 1h30m [env: ACCEL_TIMEOUT]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
+
+    /// Keep sandboxes on Modal for the next run, also where a job does not say `warm`, and in CI
+    #[arg(long)]
+    pub warm: bool,
+
+    /// Start over on Modal: end what earlier runs kept, and use none of it
+    #[arg(long)]
+    pub clean: bool,
 
     /// Arguments for the job's command, after --
     #[arg(last = true, value_name = "ARG")]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::CancelSource;
+use crate::backend::modal::Reuse;
 use crate::base::suggest::nearest;
 use crate::cli::Outcome;
 use crate::cli::args::{ExecArgs, ShellArgs};
@@ -21,9 +22,10 @@ use crate::domain::Place;
 use crate::engine::{FallbackPolicy, OnFailure};
 use crate::plan::Selection;
 use crate::plan::spec::{CommandSpec, Plan};
+use crate::plan::warm::Habit;
 use crate::process::{Ownership, Supervisor};
 
-use super::run::{by_flag, on};
+use super::run::{by_flag, on, warm};
 
 pub fn exec(args: &ExecArgs, context: &Context<'_>) -> Outcome {
     let selection = Selection {
@@ -36,7 +38,7 @@ pub fn exec(args: &ExecArgs, context: &Context<'_>) -> Outcome {
     if args.timeout.is_none() {
         plan.jobs[0].timeout = None;
     }
-    execution::execute(plan, wishes(context), &underway, context, &folder)
+    execution::execute(plan, wishes(context)?, &underway, context, &folder)
 }
 
 pub fn shell(args: &ShellArgs, context: &Context<'_>) -> Outcome {
@@ -49,7 +51,7 @@ pub fn shell(args: &ShellArgs, context: &Context<'_>) -> Outcome {
         Place::Modal => ["sh", "-c", SHELL_OF_IMAGE].map(str::to_owned).to_vec(),
     };
     Arc::make_mut(&mut plan.jobs[0].spec).command = CommandSpec::Argv(command);
-    execution::execute(plan, wishes(context), &underway, context, &folder)
+    execution::execute(plan, wishes(context)?, &underway, context, &folder)
 }
 
 /// The folder that the command works in, and the plan of its one job.
@@ -66,14 +68,16 @@ fn load(
 /// The user's own shell may not be there, and nothing says which ones are.
 const SHELL_OF_IMAGE: &str = "if command -v bash >/dev/null 2>&1; then exec bash; fi; exec sh";
 
-fn wishes(context: &Context<'_>) -> Wishes {
-    Wishes {
+fn wishes(context: &Context<'_>) -> Result<Wishes, CommandError> {
+    Ok(Wishes {
         limit: None,
         on_failure: OnFailure::Drain,
         fallback: FallbackPolicy::Forbidden,
         color: context.color(),
         recorded: Recorded::Nowhere,
-    }
+        warm: warm(false, Habit::WhereSaid, context.ambient)?,
+        reuse: Reuse::Allowed,
+    })
 }
 
 fn plan(project: &mut Project, selection: &Selection, command: CommandSpec) -> Result<Plan, CommandError> {

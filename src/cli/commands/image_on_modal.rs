@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::backend::local::ColorHint;
-use crate::backend::modal::ImageBuild;
 use crate::backend::modal::standing::{BuildState, ImageStanding, LayerChange, LayerStanding};
+use crate::backend::modal::{ImageBuild, Reuse};
 use crate::backend::{CancelSource, Failure};
 use crate::base::exit_code;
 use crate::cli::Outcome;
@@ -76,8 +76,13 @@ fn each<T>(
 ) -> Result<Done<T>, CommandError> {
     let (plan, run) = (Arc::new(plan), uuid::Uuid::new_v4().simple().to_string());
     let supervisor = Supervisor::new(Ownership::Process);
-    let around =
-        Around { supervisor: &supervisor, ambient: context.ambient, folder: &project.folder, access: None };
+    let around = Around {
+        supervisor: &supervisor,
+        ambient: context.ambient,
+        folder: &project.folder,
+        access: None,
+        reuse: Reuse::Allowed,
+    };
     let modal = Modal::new(&plan, &run, ColorHint::Unsaid, around);
     let (secrets, _) = secrets::known(&plan, context.ambient);
     let beside = Beside { step_logs: StepLogs::Live, ..Beside::with_secrets(secrets) };

@@ -1,9 +1,10 @@
-//! `accel prune`: ends what dead accels left on Modal and forgets what is old.
+//! `accel prune`: ends what dead accels left on Modal and what is kept warm there, and forgets what is old.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::backend::modal::leases;
 use crate::backend::modal::sweep::{Look, SweepMode, Swept};
 use crate::cli::Outcome;
 use crate::cli::args::PruneArgs;
@@ -80,10 +81,16 @@ async fn prune(
         Err(_) if held.journal.unsettled().await?.is_empty() => return Ok(Swept::default()),
         Err(error) => return Err(error),
     };
+    for entry in leases::warm(&sweeper).await? {
+        if !args.dry_run {
+            leases::stop(&sweeper, &entry).await?;
+        }
+        pruned.sandboxes.extend(entry.sandbox);
+    }
     let mode = if args.dry_run { SweepMode::Report } else { SweepMode::End };
     let swept = sweeper.sweep(Look::Always, mode).await?;
     let names = |leftover: &crate::backend::modal::sweep::Leftover| leftover.sandbox.clone();
-    pruned.sandboxes = swept.ended.iter().filter_map(names).collect();
+    pruned.sandboxes.extend(swept.ended.iter().filter_map(names));
     pruned.failed = swept.failed.iter().filter_map(|(leftover, _)| names(leftover)).collect();
     Ok(swept)
 }

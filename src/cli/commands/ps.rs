@@ -96,6 +96,7 @@ fn expiry(expires_at_ms: Option<u64>, now: u64) -> String {
 fn remark(holding: &Holding) -> String {
     match holding.standing {
         Standing::InUse | Standing::Untagged => String::new(),
+        Standing::Warm => " unless a run comes, kept warm".to_owned(),
         Standing::Leftover => ", its accel died".to_owned(),
         Standing::NotInJournal => ", not in this machine's journal".to_owned(),
         Standing::Elsewhere => ", of another machine".to_owned(),

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use crate::backend::CancelSource;
+use crate::backend::modal::Reuse;
 use crate::base::quote::shell_join;
 use crate::cli::Outcome;
 use crate::cli::ambient::Ambient;
@@ -21,6 +22,7 @@ use crate::config::variables;
 use crate::domain::Place;
 use crate::engine::{FallbackPolicy, OnFailure};
 use crate::plan::spec::{CommandSpec, Plan};
+use crate::plan::warm::Habit;
 use crate::plan::{Purpose, Selection};
 use crate::process::{Ownership, Supervisor};
 
@@ -59,6 +61,8 @@ pub fn wishes(args: &JobArgs, context: &Context<'_>) -> Result<Wishes, CommandEr
         fallback: if args.strict { FallbackPolicy::Forbidden } else { FallbackPolicy::AsPlanned },
         color: context.color(),
         recorded: Recorded::InHistory,
+        warm: warm(args.warm, Habit::WhereSaid, context.ambient)?,
+        reuse: if args.clean { Reuse::StartOver } else { Reuse::Allowed },
     })
 }
 
@@ -89,6 +93,16 @@ pub(super) fn on(flag: Option<OnArg>, ambient: &Ambient) -> Result<Option<Valued
         OnArg::parse(text).ok_or_else(|| wrong(variables::ON, text, "set it to local, modal or auto"))?;
     let origin = Origin { layer: Layer::Variable(variables::ON.to_owned()), location: None };
     Ok(Some(Valued { value: route(on), origin }))
+}
+
+/// Whose sandboxes are kept for the next run: in CI, only if that is asked for.
+pub fn warm(flag: bool, usual: Habit, ambient: &Ambient) -> Result<Habit, CommandError> {
+    Ok(match routing::caller(ambient, None)? {
+        _ if flag => Habit::UnlessRefused,
+        "watch" => Habit::UnlessRefused,
+        "ci" => Habit::Never,
+        _ => usual,
+    })
 }
 
 fn limit(args: &JobArgs, ambient: &Ambient) -> Result<Option<NonZeroUsize>, CommandError> {

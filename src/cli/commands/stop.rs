@@ -78,7 +78,7 @@ async fn stop_unknown(
         Standing::Untagged => Some("was not made by accel"),
         Standing::Elsewhere => Some("belongs to another machine"),
         Standing::NotInJournal => Some("is not in this machine's journal"),
-        Standing::InUse | Standing::Leftover => None,
+        Standing::InUse | Standing::Warm | Standing::Leftover => None,
     };
     if let (Some(whose), false) = (whose, args.force) {
         return Err(CommandError::usage(format!("sandbox {target} {whose}")).help("--force ends it anyway"));

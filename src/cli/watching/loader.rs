@@ -20,9 +20,10 @@ use crate::cli::project::Project;
 use crate::config::model::Route;
 use crate::diag::SourceMap;
 use crate::domain::{JobId, Place};
-use crate::plan::Selection;
 use crate::plan::render::PlanView;
 use crate::plan::spec::{Plan, SyncSet};
+use crate::plan::warm::Habit;
+use crate::plan::{self, Selection};
 use crate::process::{Input, Launch, Tool, find_program};
 use crate::watch::affected::{Interests, named_exactly};
 use crate::watch::{Following, Reloaded};
@@ -191,8 +192,9 @@ impl Paths {
     }
 }
 
-/// Stops in a watch take as long as the watch says.
-pub fn for_watching(mut plan: Plan) -> Plan {
+/// Stops in a watch take as long as the watch says; its sandboxes are kept as `habit` says.
+pub fn for_watching(mut plan: Plan, habit: Habit) -> Plan {
+    plan::warm::apply(&mut plan, habit);
     for job in &mut plan.jobs {
         Arc::make_mut(&mut job.spec).stop_timeout = job.watch.stop_timeout;
     }

@@ -16,6 +16,7 @@ use crate::domain::Place;
 use crate::engine;
 use crate::event::{Event, STREAM_VERSION, Stamped, WatchCause, now_ms};
 use crate::plan::spec::{Plan, WatchNotify};
+use crate::plan::warm::Habit;
 use crate::process::{Ownership, Supervisor};
 use crate::sink::{JsonSink, Sink as _};
 use crate::watch::{self, Cause, Command, Ended, Means, News, Reloaded, Run, Trigger, Work};
@@ -25,7 +26,7 @@ use super::args::JobArgs;
 use super::commands::run as run_command;
 use super::context::Context;
 use super::error::CommandError;
-use super::execution::{self, Execution, LeftBehind};
+use super::execution::{self, Execution, LeftBehind, Wishes};
 use super::keyboard::Keyboard;
 use super::printer::{Format, Verbosity, write_stderr};
 use super::runtime;
@@ -52,7 +53,8 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
     let loader = Loader::new(context, selection);
     let (following, rules) = loader.first(command)?;
     let supervisor = Supervisor::new(Ownership::Process);
-    let wishes = run_command::wishes(args, context)?;
+    let warm = run_command::warm(args.warm, Habit::UnlessRefused, context.ambient)?;
+    let wishes = Wishes { warm, ..run_command::wishes(args, context)? };
     let folder = context.folder()?;
     let polling = (noticing == Noticing::Looking)
         .then(|| Means::Polled { why: "asked for with --poll".to_owned(), help: None });
@@ -128,7 +130,8 @@ enum Drawn {
 
 impl Work for Watcher<'_> {
     async fn run(&self, run: Run) -> Ended {
-        let plan = Arc::new(loader::for_watching(self.plan.borrow().part(&run.jobs)));
+        let plan =
+            Arc::new(loader::for_watching(self.plan.borrow().part(&run.jobs), self.execution.wishes.warm));
         self.announce(&run, &plan);
         let has_terminal = plan.jobs.iter().any(|job| job.spec.tty);
         if has_terminal {

@@ -22,10 +22,6 @@ use crate::domain::{Cause, Place};
 
 /// `[sync] max_size` unless set.
 pub const DEFAULT_MAX_SIZE: Bytes = Bytes(300_000_000);
-/// `warm` without `idle`.
-pub const DEFAULT_WARM_IDLE: Duration = Duration::from_secs(10 * 60);
-/// `warm` without `max`.
-pub const DEFAULT_WARM_MAX: Duration = Duration::from_secs(4 * 3600);
 /// `fallback` without `on`.
 pub const DEFAULT_FALLBACK_ON: [Cause; 4] = [Cause::Unreachable, Cause::Auth, Cause::Capacity, Cause::Queue];
 /// `retry` without `backoff`.
@@ -273,8 +269,8 @@ fn warm_settings(value: WarmValue) -> Warm {
     match value {
         WarmValue::OneShot => Warm::OneShot,
         WarmValue::Keep(keys) => Warm::Keep {
-            idle: keys.idle.map_or(DEFAULT_WARM_IDLE, |idle| idle.value),
-            max: keys.max.map_or(DEFAULT_WARM_MAX, |max| max.value),
+            idle: keys.idle.map_or(Warm::USUAL_IDLE, |idle| idle.value),
+            max: keys.max.map_or(Warm::USUAL_MAX, |max| max.value),
         },
     }
 }

@@ -60,7 +60,8 @@ keys! {
         fallback: FallbackChain,
         /// Never falls back.
         strict: bool,
-        /// Keeps the sandbox for the next run: `{ idle = "10m", max = "4h" }`; false: one run each.
+        /// Keeps the sandbox on Modal for the next run: `{ idle = "10m", max = "4h" }`; false: one run each, which is
+        /// also what single runs do where nothing is said, and CI and jobs with `tty` in any case.
         warm: WarmValue,
         /// Where the job runs: `local`, `modal`, `auto`, `race`, or rules of which the first that holds decides.
         route: RouteValue,
@@ -129,9 +130,9 @@ keys! {
 keys! {
     /// How long a sandbox is kept for the next run.
     WarmKeys as "warm" {
-        /// Ends after this long without a run. Default: 10m.
+        /// Ends after this long without a run; a minute at least. Default: 10m.
         idle: Duration,
-        /// Ends at this age. Default: 4h.
+        /// Used for no other run at this age. Default: 4h.
         max: Duration,
     }
 }

@@ -37,6 +37,9 @@ pub trait Remote {
 
     /// What a sandbox costs at least.
     fn per_hour(&self, spec: &SandboxSpec) -> Result<Dollars, String>;
+
+    /// Whether a kept sandbox waits for the job, or why none does. Asks nobody but this machine.
+    fn warm<'a>(&'a self, job: &'a PlannedJob) -> Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
 }
 
 /// What facts are gathered from.
@@ -218,6 +221,11 @@ impl Gatherer {
                 let ready = self.surroundings.remote.ready().await;
                 self.know(None, fact, ready.map_or_else(FactValue::IsNot, |()| FactValue::Is(true)));
             }
+            Fact::Warm => {
+                let warm = self.surroundings.remote.warm(job).await;
+                let value = warm.map_or_else(FactValue::IsNot, |()| FactValue::Is(true));
+                self.know(Some(job.id.clone()), fact, value);
+            }
             Fact::SyncBytes => {
                 let bytes = tree::to_send(&self.surroundings).await;
                 self.know(None, fact, bytes.map_or_else(FactValue::Unknown, FactValue::Size));
@@ -289,13 +297,13 @@ impl Gatherer {
             Fact::Caller => FactValue::Text(surroundings.caller.to_owned()),
             Fact::Os => FactValue::Text(machine::OS.to_owned()),
             Fact::Arch => FactValue::Text(machine::ARCH.to_owned()),
-            Fact::Warm => FactValue::IsNot("no sandbox is kept".to_owned()),
             Fact::Changed
             | Fact::ChangedFiles
             | Fact::LocalGpu
             | Fact::LocalGpuMemory
             | Fact::ModalReady
-            | Fact::SyncBytes => self.later(fact),
+            | Fact::SyncBytes
+            | Fact::Warm => self.later(fact),
             Fact::Labels | Fact::Gpu | Fact::Env => FactValue::Unknown("a fact of the job".to_owned()),
             Fact::Attempt | Fact::P50 | Fact::P90 | Fact::Runs | Fact::Cost => {
                 FactValue::Unknown("a fact of the attempt".to_owned())

@@ -61,6 +61,8 @@ pub struct State {
     pub builds: Vec<(String, Build)>,
     /// Contents from this size on are uploaded in parts of this size.
     pub part_length: u64,
+    /// What sandboxes take for a second when their limits are counted.
+    pub second: Duration,
     /// Sandboxes listed at once.
     pub page: usize,
     /// What the router does for a sandbox that has ended.
@@ -142,6 +144,7 @@ impl State {
             environments: BTreeSet::from(["main".to_owned()]),
             builds: Vec::new(),
             part_length: 64 * 1024 * 1024,
+            second: Duration::from_secs(1),
             page: 100,
             after_death: AfterDeath::NotFound,
             named_secrets: BTreeMap::new(),

@@ -5,6 +5,7 @@
 //! | command | arguments after `sh -c SCRIPT NAME` |
 //! |---|---|
 //! | `accel-run` | mount, working directory, state folder, … (see `run.sh`) |
+//! | `accel-settle` | working directory, state folder, … (see `settle.sh`) |
 //! | `accel-stop` | state folder, signal, kind of input |
 //! | `accel-resize` | state folder, rows, columns |
 //! | `accel-pack` | working directory, … ([`crate::workspace::unpack::pack_command`]) |
@@ -19,12 +20,13 @@ use crate::plan::spec::{CommandSpec, SandboxSpec};
 use crate::process::WindowSize;
 
 const RUN: &str = include_str!("run.sh");
+const SETTLE: &str = include_str!("settle.sh");
 const STOP: &str = include_str!("stop.sh");
 const RESIZE: &str = include_str!("resize.sh");
 
 /// Where the tree's mount is attached: files below `tree/`, and `finish.sh`.
 pub(super) const MOUNT: &str = "/__accel";
-/// accel's own files in a sandbox: the job's process id.
+/// accel's own files in a sandbox: the job's process id; of one that is kept, what it holds.
 pub(super) const STATE: &str = "/__accel_run";
 /// The job's working directory where its image names none.
 const WORKSPACE: &str = "/workspace";
@@ -57,13 +59,31 @@ impl Input {
     }
 }
 
-/// Becomes the job's command. `word` marks what accel itself has to say about a failure.
-pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, input: Input, word: &str) -> Vec<String> {
+/// What distinguishes one run of the script from others.
+pub(super) struct Words<'a> {
+    /// Marks what accel itself has to say about a failure; the job does not learn it.
+    pub(super) own: &'a str,
+    /// In the environment of every process of the job.
+    pub(super) mark: &'a str,
+    /// What a kept sandbox was left with; `None` for a fresh one.
+    pub(super) left: Option<&'a str>,
+}
+
+impl Words<'_> {
+    /// The one line of a kept sandbox that is not as it was left, and in which nothing was run.
+    pub(super) fn out_of_step(&self) -> String {
+        format!("accel: out of step [{}]\n", self.own)
+    }
+}
+
+/// Becomes the job's command. Only one that reads nothing may have a delta.
+pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, input: Input, words: &Words<'_>) -> Vec<String> {
     let (script, size) = delta.map_or((0, 0), |delta| (delta.script_size, delta.bytes.len()));
     let folder = relative(&spec.cwd);
     let mut argv = sh(RUN, "accel-run");
-    argv.extend([MOUNT, &working_directory(spec), STATE, word].map(str::to_owned));
+    argv.extend([MOUNT, &working_directory(spec), STATE, words.own, words.mark].map(str::to_owned));
     argv.extend([script.to_string(), size.to_string(), folder, input.word().to_owned()]);
+    argv.push(words.left.unwrap_or_default().to_owned());
     match &spec.command {
         CommandSpec::Shell(text) => argv.extend(["shell".to_owned(), text.clone()]),
         CommandSpec::Argv(words) => {
@@ -71,6 +91,15 @@ pub(super) fn run(spec: &SandboxSpec, delta: Option<&Delta>, input: Input, word:
             argv.extend(words.iter().cloned());
         }
     }
+    argv
+}
+
+/// Looks at what a run left and makes the sandbox ready for the next. `edits` come on stdin, `gone` lines to take
+/// away first.
+pub(super) fn settle(spec: &SandboxSpec, mark: &str, word: &str, edits: &str, gone: usize) -> Vec<String> {
+    let mut argv = sh(SETTLE, "accel-settle");
+    argv.extend([&working_directory(spec), STATE, mark, word].map(str::to_owned));
+    argv.extend([edits.len().to_string(), gone.to_string()]);
     argv
 }
 
@@ -134,14 +163,14 @@ mod tests {
             fs::write(at("mount/tree/d/-odd 'name"), "old").unwrap();
             fs::write(at("mount/finish.sh"), "mkdir -p ./empty || return 1\nchmod 0600 \"./d/-odd 'name\"\n")
                 .unwrap();
-            let text = "put 81 5 './new file' || return 1\nrm -rf ./gone || return 1\n";
+            let text = "put 81 5 './new file' || return 1\ngone ./gone || return 1\n";
             let script = format!("{text}{}", "\n".repeat(80 - text.len()));
             let words = ["mount", "work", "state"].map(|path| at(path).to_string_lossy().into_owned());
             let mut child = Command::new(shell[0])
                 .args(&shell[1..])
                 .args(["-c", RUN, "accel-run"])
                 .args(&words)
-                .args(["word", "80", "85", "d", "none", "shell"])
+                .args(["word", "mark", "80", "85", "d", "none", "", "shell"])
                 .arg("cat; cat -- \"./-odd 'name\" '../new file'; stat -c %a ./-* ../empty; exit 7")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -172,7 +201,7 @@ mod tests {
                     .args(&shell[1..])
                     .args(["-c", RUN, "accel-run"])
                     .args(&words)
-                    .args(["word", "0", "0", ".", input, "argv", "cat"])
+                    .args(["word", "mark", "0", "0", ".", input, "", "argv", "cat"])
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .spawn()
@@ -200,10 +229,12 @@ mod tests {
                 &at("work"),
                 &at("state"),
                 "word",
+                "mark",
                 "5",
                 "60",
                 ".",
                 "none",
+                "",
                 "shell",
                 "true",
             ])

@@ -40,7 +40,7 @@ impl Base {
 }
 
 /// Header, entries, and at the end the digest that all of it must have.
-fn encode(manifest: &Manifest) -> Vec<u8> {
+pub(in crate::backend::modal) fn encode(manifest: &Manifest) -> Vec<u8> {
     let mut out = HEADER.to_vec();
     for entry in manifest.entries() {
         text(&entry.path, &mut out);
@@ -73,7 +73,7 @@ fn text(text: &str, out: &mut Vec<u8>) {
 /// Hexadecimal digits of a digest.
 const DIGEST: usize = 64;
 
-fn decode(bytes: &[u8]) -> Option<Manifest> {
+pub(in crate::backend::modal) fn decode(bytes: &[u8]) -> Option<Manifest> {
     let bytes = bytes.strip_prefix(HEADER)?;
     let (mut rest, digest) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST)?)?;
     let mut entries = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! Sending a small change along with the command costs no call of its own; making a new mount of the tree costs
 //! two. Format: a shell script, then the contents of all written files one after the other, where the script says.
+//! Its words `put`, `gone` and `folder` are those of `script/run.sh`.
 
 use std::path::Path;
 
@@ -22,6 +23,12 @@ pub struct Delta {
     pub script_size: usize,
     /// Paths written, deleted or given another mode.
     pub changes: usize,
+}
+
+impl Delta {
+    pub fn label(&self) -> String {
+        if self.changes == 1 { "1 change".to_owned() } else { format!("{} changes", self.changes) }
+    }
 }
 
 /// What turns `old` into `new`, with contents read from `root`; `None` when a new mount is cheaper.
@@ -71,11 +78,11 @@ fn script_before(
 ) -> String {
     let mut script = Script::default();
     for path in &difference.delete {
-        script.command("rm -rf", path);
+        script.command("gone", path);
     }
     for entry in &difference.write {
         match &entry.contents {
-            Contents::Directory { .. } => script.command("mkdir -p", &entry.path),
+            Contents::Directory { .. } => script.command("folder", &entry.path),
             Contents::Symlink { target } => script.link(&entry.path, target),
             Contents::File { .. } => {}
         }

@@ -35,6 +35,7 @@ use crate::workspace::tree::{
     Contents, HashOptions, Hashed, Manifest, Rules, Sha256Digest, TreeError, hash, scan,
 };
 use base::Base;
+pub(super) use base::{decode, encode};
 pub use delta::Delta;
 
 /// What is sent, and where accel keeps what it knows of it.
@@ -67,16 +68,14 @@ pub(super) struct Mounted {
     pub(super) manifest: Manifest,
 }
 
-impl Mounted {
-    pub(super) fn has_folder(&self, path: &str) -> bool {
-        let mut entries = self.manifest.entries().iter();
-        entries.any(|entry| matches!(entry.contents, Contents::Directory { .. }) && &*entry.path == path)
-    }
+pub(super) fn has_folder(manifest: &Manifest, path: &str) -> bool {
+    let mut entries = manifest.entries().iter();
+    entries.any(|entry| matches!(entry.contents, Contents::Directory { .. }) && &*entry.path == path)
 }
 
 /// A tree that was walked and hashed.
 pub(super) struct Walked {
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     base: Option<Manifest>,
     size: u64,
 }
@@ -122,17 +121,14 @@ impl Sources {
     pub(super) async fn mount(&self, walked: Walked, context: &MountContext<'_>) -> Result<Mounted, Trouble> {
         let Walked { manifest, base, size } = walked;
         let MountContext { ids, used, reporter, .. } = *context;
-        let step =
-            reporter.begin(Step::Sync, format!("{} files, {}", manifest.files().count(), Bytes(size))).await;
+        let step = reporter.begin(Step::Sync, label(&manifest, size)).await;
         let key = manifest.digest().to_string();
         if let Some(mount) = ids.peek(Kind::Mount, &key, used).await {
             reporter.end(step, StepOutcome::Cached).await;
             return Ok(Mounted { mount, delta: None, manifest });
         }
         if let Some((mount, delta)) = self.as_change(base.as_ref(), &manifest, context).await? {
-            let changes = delta.changes;
-            let label = if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") };
-            reporter.progress(Step::Sync, delta.bytes.len() as u64, None, label).await;
+            reporter.progress(Step::Sync, delta.bytes.len() as u64, None, delta.label()).await;
             reporter.end(step, StepOutcome::Done).await;
             return Ok(Mounted { mount, delta: Some(delta), manifest });
         }
@@ -143,6 +139,11 @@ impl Sources {
         }
         reporter.end(step, StepOutcome::Done).await;
         Ok(Mounted { mount, delta: None, manifest })
+    }
+
+    /// What turns the tree in a kept sandbox into this one; `None` when a fresh sandbox is cheaper.
+    pub(super) fn change_of(&self, held: &Manifest, walked: &Walked) -> Result<Option<Delta>, TreeError> {
+        delta::between(held, &walked.manifest, &self.root)
     }
 
     async fn as_change(
@@ -195,6 +196,16 @@ impl Sources {
         };
         Ok(context.link.plane.call(client::MOUNT_GET_OR_CREATE, request).await?.mount_id)
     }
+}
+
+impl Walked {
+    pub(super) fn label(&self) -> String {
+        label(&self.manifest, self.size)
+    }
+}
+
+fn label(manifest: &Manifest, size: u64) -> String {
+    format!("{} files, {}", manifest.files().count(), Bytes(size))
 }
 
 /// What mounting needs besides the tree.

@@ -9,6 +9,7 @@ use wire::generic_result::GenericStatus;
 
 use super::super::Shared;
 use super::super::process::{self, Descriptor, Exec};
+use super::super::state;
 use super::{Sandbox, with};
 
 /// What happens to a sandbox from its creation on.
@@ -85,13 +86,14 @@ pub(super) fn live(shared: &Shared, id: &str) {
             Fate::Runs | Fate::Dies(..) | Fate::Refused(_) => {}
         }
         with(&shared, &id, Sandbox::start);
+        let second = state::lock(&shared).second;
         if let Some(main) = with(&shared, &id, |it| it.main.clone()) {
             tokio::spawn(end_with_main(shared.clone(), id.clone(), main));
         }
         if let Some(idle) = with(&shared, &id, |it| it.definition.idle_timeout_secs) {
-            tokio::spawn(end_when_idle(shared.clone(), id.clone(), Duration::from_secs(idle.into())));
+            tokio::spawn(end_when_idle(shared.clone(), id.clone(), second * idle));
         }
-        tokio::time::sleep(Duration::from_secs(life.into())).await;
+        tokio::time::sleep(second * life).await;
         with(&shared, &id, |it| it.end(Death::Timeout.result()));
     });
 }

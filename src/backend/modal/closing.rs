@@ -1,0 +1,179 @@
+//! The end of a session whose sandbox is kept: settled, written down, parked. Whatever is in the way ends it instead.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::backend::Core;
+use super::error::{ErrorKind, ModalError};
+use super::exec::{Exec, OUTPUT_PIECES, Start};
+use super::launch::{Running, haste};
+use super::link::Link;
+use super::reporter::Reporter;
+use super::script;
+use super::session::fits;
+use super::warm::record::{Record, Records};
+use super::warm::settle::{Edits, judge};
+use super::warm::{Stay, Use, new_word};
+use crate::backend::{Failure, Keep, OpenRequest};
+use crate::base::duration::ExactDuration;
+use crate::domain::{Cause, Exit, Stream};
+use crate::event::Level;
+use crate::store::journal::LeaseId;
+use crate::store::journal::warm::Limits;
+
+/// How long a sandbox may take to be settled: it reads every file of the tree once.
+const SETTLE: Duration = Duration::from_secs(20);
+/// Most that is said about a tree: a job that spoils more than this has its sandbox ended.
+const MOST_SAID: usize = 4 << 20;
+/// Of what went wrong.
+const MOST_COMPLAINT: usize = 1024;
+
+pub(super) struct Closing<'a> {
+    pub(super) core: &'a Core,
+    pub(super) link: &'a Link,
+    pub(super) request: &'a OpenRequest,
+    pub(super) reporter: &'a Reporter,
+}
+
+impl Closing<'_> {
+    /// Parks the sandbox for the next run, or ends it.
+    pub(super) async fn keep(&self, running: Running, mut stay: Stay) -> Result<(), Failure> {
+        let mark = match std::mem::replace(&mut stay.used, Use::Unclear) {
+            Use::Untouched if stay.record.is_some() => {
+                let unclaimed = self.core.settings.journal.unclaim(running.sandbox.lease).await;
+                return unclaimed.map_err(|error| Failure::new(Cause::Infra, error.to_string()));
+            }
+            Use::Ended { mark } => mark,
+            Use::Untouched | Use::Unclear => return self.end(running).await,
+        };
+        let mut cancel = self.request.cancel.clone();
+        let level = cancel.level();
+        let settled = tokio::select! {
+            biased;
+            settled = tokio::time::timeout(SETTLE, self.settle(&running, &stay, &mark)) => settled,
+            _ = cancel.above(level) => return self.end(running).await,
+        };
+        let why = match settled {
+            Ok(Ok(record)) => match self.park(running, stay, &record).await {
+                Ok(()) => return Ok(()),
+                Err((running, why)) => return self.give_up(running, &why).await,
+            },
+            Ok(Err(failure)) => failure.message,
+            Err(_) => format!("looking through its files takes longer than {} s", SETTLE.as_secs()),
+        };
+        self.give_up(running, &why).await
+    }
+
+    async fn give_up(&self, running: Running, why: &str) -> Result<(), Failure> {
+        let text = format!("the sandbox is not kept: {why}");
+        self.reporter.notice(Level::Info, "not-kept", text, None).await;
+        self.end(running).await
+    }
+
+    async fn end(&self, running: Running) -> Result<(), Failure> {
+        running.sandbox.end(haste(self.request.cancel.level())).await
+    }
+
+    /// Asks the sandbox what the job left of the tree, and makes it ready for the next run.
+    async fn settle(&self, running: &Running, stay: &Stay, mark: &str) -> Result<Record, Failure> {
+        let word = new_word();
+        let edits = Edits::between(stay.record.as_ref().map(|record| &record.listed), &stay.tree);
+        let argv = script::settle(&self.request.spec, mark, &word, &edits.text, edits.gone);
+        fits(&argv)?;
+        let said = self.ask(running, argv, edits.text.into()).await?;
+        let spoiled = judge(&said, &stay.tree)
+            .ok_or_else(|| Failure::new(Cause::Infra, "what it says about its files is not understood"))?;
+        Ok(Record {
+            task: running.task.clone(),
+            url: running.url.clone(),
+            jwt: running.router.jwt(),
+            sandbox_token: running.sandbox.options.sandbox_token.clone(),
+            word,
+            reuse_until_ms: stay.reuse_until_ms,
+            listed: stay.tree.clone(),
+            spoiled,
+        })
+    }
+
+    /// Runs a command of accel's own and returns what it says.
+    async fn ask(&self, running: &Running, argv: Vec<String>, stdin: Bytes) -> Result<String, Failure> {
+        let Running { router, task, .. } = running;
+        let (exec, starting) =
+            Exec::begin(router, self.link.clock(), task, Start { argv, ..Start::default() });
+        let stdout = read(&exec, Stream::Stdout, MOST_SAID);
+        let stderr = read(&exec, Stream::Stderr, MOST_COMPLAINT);
+        let asked = tokio::try_join!(starting, stdout, stderr, exec.wait(), written(&exec, stdin));
+        let ((), said, complaint, exit, ()) = asked.map_err(ModalError::into_failure)?;
+        if exit == Exit::Code(0) {
+            return Ok(said);
+        }
+        let complaint = complaint.trim().trim_start_matches("accel: ");
+        let text = if complaint.is_empty() { exit.to_string() } else { complaint.to_owned() };
+        Err(Failure::new(Cause::Infra, text))
+    }
+
+    async fn park(&self, running: Running, stay: Stay, record: &Record) -> Result<(), (Running, String)> {
+        let Some(records) = self.records().await else {
+            return Err((running, "there is no folder for what is known of it".to_owned()));
+        };
+        if let Err(error) = records.save(running.sandbox.lease.id(), record) {
+            return Err((running, format!("what is known of it cannot be written: {error}")));
+        }
+        let is_new = stay.record.is_none();
+        let limits = Limits { idle: stay.keep.idle, reuse_until_ms: stay.reuse_until_ms };
+        let journal = &self.core.settings.journal;
+        if let Err(error) = journal.park(running.sandbox.lease, stay.key, limits).await {
+            // The lease has gone with it: the next sweep ends what it stands for.
+            tracing::debug!(%error, "a sandbox is not parked");
+            return Ok(());
+        }
+        if is_new {
+            self.forget_others(&records).await;
+            let Keep { idle, max } = stay.keep;
+            let (idle, max) = (ExactDuration(idle), ExactDuration(max));
+            let text = format!("the sandbox stays warm for {idle} after each run, for {max} at most");
+            self.reporter.notice(Level::Info, "warm", text, Some("`accel stop` ends it")).await;
+        }
+        Ok(())
+    }
+
+    async fn records(&self) -> Option<Records> {
+        let shared = self.core.shared().await.ok()?;
+        shared.memory.as_deref().map(Records::new)
+    }
+
+    /// Records of sandboxes that have ended are of no use to anybody.
+    async fn forget_others(&self, records: &Records) {
+        if let Ok(entries) = self.core.settings.journal.unsettled().await {
+            let leases: BTreeSet<String> =
+                entries.iter().map(|entry| LeaseId::as_str(&entry.lease).to_owned()).collect();
+            records.keep_only(&leases);
+        }
+    }
+}
+
+async fn written(exec: &Exec, stdin: Bytes) -> Result<(), ModalError> {
+    match exec.write_stdin(stdin).await {
+        // A command that has ended wants no input any more; its exit says the rest.
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
+}
+
+/// All of a stream, up to a bound.
+async fn read(exec: &Exec, stream: Stream, most: usize) -> Result<String, ModalError> {
+    let (sender, mut pieces) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_PIECES);
+    let collect = async {
+        let mut said = Vec::new();
+        while let Some((_, piece)) = pieces.recv().await {
+            let room = most.saturating_sub(said.len());
+            said.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    let (read, said) = tokio::join!(exec.read(stream, sender), collect);
+    read.map(|()| said)
+}

@@ -1,0 +1,437 @@
+//! One job on its way to a sandbox: to one that was kept, else to a fresh one.
+//!
+//! What must stay true: what was claimed and not used goes back as it was, or is ended; nothing that a kept sandbox
+//! cannot do fails the run, since there is always a fresh one.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::auth_token::expiry;
+use super::backend::{Core, Reuse, Shared, all};
+use super::build::Image;
+use super::control_plane::CallOptions;
+use super::definition::{self, Parts};
+use super::generation;
+use super::ids::Used;
+use super::launch::{self, Launch, Running};
+use super::link::Link;
+use super::method::task;
+use super::reporter::Reporter;
+use super::resolve;
+use super::router::{Router, RouterAccess};
+use super::sandbox::{Haste, Sandbox};
+use super::sweep::Sweeper;
+use super::tree::{Delta, InputUse, MountContext, Mounted, Sources, Walked, has_folder};
+use super::trouble::Trouble;
+use super::warm::record::{Record, Records};
+use super::warm::{self, Stay, Use};
+use super::wire::task_command_router as router_wire;
+use crate::backend::{BoxFuture, Failure, Keep, OpenRequest};
+use crate::domain::Cause;
+use crate::event::{Level, Step, StepOutcome, now_ms};
+use crate::store::Journal;
+use crate::store::journal::SandboxKind;
+use crate::store::journal::warm::{WarmKey, Worn};
+use crate::workspace::tree::Manifest;
+
+/// How long a kept sandbox may take to be connected to. It runs already, unlike a fresh one.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A token of the router that ends within this is renewed first.
+const FRESH: Duration = Duration::from_secs(30);
+
+pub(super) struct Opening<'a> {
+    pub(super) core: &'a Core,
+    pub(super) shared: &'a Shared,
+    pub(super) request: &'a OpenRequest,
+    pub(super) reporter: &'a Reporter,
+}
+
+/// A sandbox that listens, and what is to be brought to it.
+pub(super) struct Opened {
+    pub(super) link: Link,
+    pub(super) running: Running,
+    pub(super) delta: Option<Delta>,
+    pub(super) stay: Option<Stay>,
+}
+
+/// A kept sandbox that was claimed.
+struct Held {
+    sandbox: Sandbox,
+    record: Record,
+    key: WarmKey,
+}
+
+enum Kept {
+    Opened(Box<Opened>),
+    /// None that can be used; the tree, if it was walked.
+    None(Option<Walked>),
+}
+
+impl Opening<'_> {
+    pub(super) async fn run(&self) -> Result<Opened, Trouble> {
+        let Some(keep) = self.request.keep else { return self.fresh(None).await };
+        let kept = match self.kept(keep).await {
+            // The tree changed while it was read.
+            Err(Trouble::TreeChanged(_)) => self.kept(keep).await?,
+            kept => kept?,
+        };
+        match kept {
+            Kept::Opened(opened) => Ok(*opened),
+            Kept::None(walked) => self.fresh(walked).await,
+        }
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.core.settings.journal
+    }
+
+    fn records(&self) -> Option<Records> {
+        self.shared.memory.as_deref().map(Records::new)
+    }
+
+    fn definition(&self) -> String {
+        let (settings, request) = (&self.core.settings, self.request);
+        warm::definition(&self.shared.ground.account, &settings.target, &request.root, &request.spec)
+    }
+
+    /// A fault of the journal is like having nothing.
+    async fn kept(&self, keep: Keep) -> Result<Kept, Trouble> {
+        let definition = self.definition();
+        if !self.journal().has_any_parked(&definition).await.unwrap_or(false) {
+            self.note_started_over(&definition);
+            return Ok(Kept::None(None));
+        }
+        let mut held = None;
+        let mut cancel = self.request.cancel.clone();
+        let kept = {
+            let reusing: BoxFuture<'_, Result<Kept, Trouble>> =
+                Box::pin(self.reuse(keep, &definition, &mut held));
+            tokio::select! {
+                biased;
+                _ = cancel.stopped() => Err(Trouble::Stopped),
+                kept = reusing => kept,
+            }
+        };
+        if let Some(held) = held.take()
+            && let Err(error) = self.journal().unclaim(held.sandbox.lease).await
+        {
+            tracing::debug!(%error, "a kept sandbox is left to the next sweep");
+        }
+        kept
+    }
+
+    async fn reuse(&self, keep: Keep, definition: &str, held: &mut Option<Held>) -> Result<Kept, Trouble> {
+        let sources = self.sources();
+        let claiming: BoxFuture<'_, Result<_, Trouble>> = Box::pin(self.claim(definition.to_owned(), held));
+        let (walked, claimed) = tokio::join!(sources.walk(self.reporter), claiming);
+        let walked = walked?;
+        let (link, router) = match claimed {
+            Ok(Some(claimed)) => claimed,
+            Ok(None) => return Ok(Kept::None(Some(walked))),
+            Err(trouble) => {
+                tracing::debug!(?trouble, "no kept sandbox is used");
+                return Ok(Kept::None(Some(walked)));
+            }
+        };
+        check_folder(self.request, &walked.manifest)?;
+        let record = &held.as_ref().expect("it was just claimed").record;
+        let step = self.reporter.begin(Step::Sync, walked.label()).await;
+        let delta = sources.change_of(&record.held(), &walked)?;
+        let Held { sandbox, record, key } = held.take().expect("as before");
+        let Some(delta) = delta else {
+            self.discard(sandbox, "lacks too much of what has changed").await;
+            return Ok(Kept::None(Some(walked)));
+        };
+        let outcome = if delta.changes == 0 { StepOutcome::Cached } else { StepOutcome::Done };
+        self.reporter.progress(Step::Sync, delta.bytes.len() as u64, None, delta.label()).await;
+        self.reporter.end(step, outcome).await;
+        let stay = Stay {
+            keep,
+            key,
+            reuse_until_ms: record.reuse_until_ms,
+            tree: walked.manifest,
+            used: Use::Untouched,
+            record: Some(record.clone()),
+        };
+        let Record { task, url, .. } = record;
+        let running = Running { sandbox, router, task, url, tunnels: Vec::new() };
+        Ok(Kept::Opened(Box::new(Opened {
+            link,
+            running,
+            delta: Some(delta).filter(|delta| delta.changes > 0),
+            stay: Some(stay),
+        })))
+    }
+
+    /// Takes a kept sandbox into `held` and connects to it. Asks the control plane nothing while the router's token
+    /// is good and the image is known.
+    async fn claim(
+        &self,
+        definition: String,
+        held: &mut Option<Held>,
+    ) -> Result<Option<(Link, Router)>, Trouble> {
+        let link = self.shared.reach(&self.core.settings, self.reporter).await?;
+        let used = Used::default();
+        let image = self.image(link, &used);
+        let image: BoxFuture<'_, Result<String, Trouble>> = Box::pin(image.id(&self.request.spec.image));
+        let image = image.await?;
+        let key = WarmKey { definition, image };
+        self.retire(link, &key).await;
+        self.sweep(link);
+        let Some((sandbox, record)) = self.take(link, &key).await? else { return Ok(None) };
+        let taken = held.insert(Held { sandbox, record, key });
+        let connected = tokio::time::timeout(CONNECT, self.connect(link, taken)).await;
+        match connected {
+            Ok(Ok(router)) => Ok(Some((link.clone(), router))),
+            Ok(Err(trouble)) => {
+                tracing::debug!(?trouble, "a kept sandbox is out of reach");
+                self.discard_held(held, "has ended").await;
+                Ok(None)
+            }
+            Err(_) => {
+                self.discard_held(held, "does not answer").await;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn take(&self, link: &Link, key: &WarmKey) -> Result<Option<(Sandbox, Record)>, Trouble> {
+        let needed = definition::needed_life(self.request.timeout, &self.request.spec);
+        let lease = match self.journal().claim(key, needed).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                tracing::debug!(%error, "no kept sandbox can be claimed");
+                return Ok(None);
+            }
+        };
+        let record = self.records().and_then(|records| records.load(lease.id()));
+        let (kind, id) = (lease.entry().kind, lease.entry().sandbox.clone().unwrap_or_default());
+        let token = record.as_ref().and_then(|record| record.sandbox_token.clone());
+        let options = CallOptions { sandbox_token: token };
+        let sandbox = Sandbox { link: link.clone(), lease, kind, id, options };
+        let Some(record) = record else {
+            self.discard(sandbox, "left no record").await;
+            return Ok(None);
+        };
+        Ok(Some((sandbox, record)))
+    }
+
+    async fn connect(&self, link: &Link, held: &Held) -> Result<Router, Trouble> {
+        let Held { sandbox, record, .. } = held;
+        let is_old = expiry(record.jwt.reveal()).is_some_and(|ends| ends <= link.clock().now() + FRESH);
+        let access = if is_old {
+            launch::ask_access(link, sandbox.kind, &sandbox.id, &record.task).await?
+        } else {
+            RouterAccess { url: record.url.clone(), jwt: record.jwt.clone() }
+        };
+        let router = launch::connect(link, sandbox, &record.task, access).await?;
+        if !self.request.spec.volumes.is_empty() {
+            // What others have written to them since.
+            let request =
+                router_wire::TaskReloadVolumesRequest { task_id: record.task.clone(), ..Default::default() };
+            router.call(task::RELOAD_VOLUMES, request).await?;
+        }
+        Ok(router)
+    }
+
+    /// Ends kept sandboxes that cannot be used any more; with [`Reuse::StartOver`] all of them, once.
+    async fn retire(&self, link: &Link, key: &WarmKey) {
+        let needed = definition::needed_life(self.request.timeout, &self.request.spec);
+        let mut worn = self.journal().worn_out(key, needed).await.unwrap_or_default();
+        if self.note_started_over(&key.definition) {
+            let all = self.journal().all_parked(&key.definition).await.unwrap_or_default();
+            worn = all.into_iter().map(|entry| (entry, None)).collect();
+        }
+        for (entry, why) in worn {
+            let Ok(Some(lease)) = self.journal().take_over(&entry).await else { continue };
+            match why {
+                Some(Worn::Idle) => self.tell("was idle for too long").await,
+                Some(Worn::Old) => self.tell("is too old for another run").await,
+                Some(Worn::OtherImage) => self.tell("has an older image").await,
+                None => {}
+            }
+            let Some(id) = entry.sandbox.clone() else { continue };
+            let options = CallOptions::default();
+            self.end(Sandbox { link: link.clone(), lease, kind: entry.kind, id, options });
+        }
+    }
+
+    /// Whether all that is kept is to be given up now.
+    fn note_started_over(&self, definition: &str) -> bool {
+        if self.core.settings.reuse == Reuse::Allowed {
+            return false;
+        }
+        let mut done = self.core.started_over.lock().unwrap_or_else(PoisonError::into_inner);
+        done.insert(definition.to_owned())
+    }
+
+    async fn discard_held(&self, held: &mut Option<Held>, why: &str) {
+        if let Some(held) = held.take() {
+            self.discard(held.sandbox, why).await;
+        }
+    }
+
+    async fn discard(&self, sandbox: Sandbox, why: &str) {
+        self.tell(why).await;
+        self.end(sandbox);
+    }
+
+    pub(super) async fn tell(&self, why: &str) {
+        let text = format!("the warm sandbox {why}: a fresh one takes its place");
+        self.reporter.notice(Level::Info, "warm-replaced", text, None).await;
+    }
+
+    /// Beside the run. What cannot be ended stays in the journal.
+    pub(super) fn end(&self, sandbox: Sandbox) {
+        self.core.aside.spawn(async move {
+            if let Err(error) = sandbox.end(Haste::Usual).await {
+                tracing::debug!(%error, "a kept sandbox is not ended");
+            }
+        });
+    }
+
+    /// Twice at most: when the server does not know an id that was remembered, or the token, all is asked for anew;
+    /// when the tree changed while it was sent, it is walked again.
+    pub(super) fn fresh(&self, walked: Option<Walked>) -> BoxFuture<'_, Result<Opened, Trouble>> {
+        Box::pin(self.twice(walked))
+    }
+
+    async fn twice(&self, walked: Option<Walked>) -> Result<Opened, Trouble> {
+        let used = Used::default();
+        let trouble = match self.attempt(&used, walked).await {
+            Err(Trouble::TreeChanged(_)) => return self.attempt(&Used::default(), None).await,
+            Err(trouble) if trouble.is_gone() || trouble.is_auth() => trouble,
+            done => return done,
+        };
+        let mut again = used.forget(&self.shared.ids).await;
+        if let (true, Some(link)) = (trouble.is_auth(), self.shared.link.get()) {
+            again = link.forget_auth_token();
+        }
+        if !again {
+            return Err(trouble);
+        }
+        tracing::debug!(?trouble, "what was remembered is gone; asking again");
+        self.attempt(&Used::default(), None).await
+    }
+
+    async fn attempt(&self, used: &Used, walked: Option<Walked>) -> Result<Opened, Trouble> {
+        let mut cancel = self.request.cancel.clone();
+        let prepared: BoxFuture<'_, Result<_, Trouble>> = Box::pin(self.prepare(used, walked));
+        let (link, parts, mounted) = tokio::select! {
+            biased;
+            _ = cancel.stopped() => return Err(Trouble::Stopped),
+            prepared = prepared => prepared?,
+        };
+        let launch = Launch {
+            link: &link,
+            ground: &self.shared.ground,
+            request: self.request,
+            reporter: self.reporter,
+            parts: &parts,
+            worktree: warm::worktree(&self.request.root),
+        };
+        let running = link.board.telling(self.reporter, launch.run()).await?;
+        let Mounted { delta, manifest, .. } = mounted;
+        let stay = self.request.keep.map(|keep| Stay {
+            keep,
+            key: WarmKey { definition: self.definition(), image: parts.image.clone() },
+            reuse_until_ms: now_ms().saturating_add(u64::try_from(keep.max.as_millis()).unwrap_or(u64::MAX)),
+            record: None,
+            tree: manifest,
+            used: Use::Untouched,
+        });
+        Ok(Opened { link, running, delta, stay })
+    }
+
+    /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
+    async fn prepare(&self, used: &Used, walked: Option<Walked>) -> Result<(Link, Parts, Mounted), Trouble> {
+        let sources = self.sources();
+        let walking = async {
+            match walked {
+                Some(walked) => Ok(walked),
+                None => sources.walk(self.reporter).await,
+            }
+        };
+        let (link, walked) =
+            tokio::try_join!(self.shared.reach(&self.core.settings, self.reporter), walking)?;
+        self.sweep(link);
+        self.shared.rates.refresh(link, &self.core.aside).await;
+        let (ids, spec) = (&self.shared.ids, &self.request.spec);
+        let app_name = &self.core.settings.target.app;
+        let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
+        let image = self.image(link, used);
+        let work = async {
+            tokio::try_join!(
+                resolve::app(link, ids, used, app_name),
+                Box::pin(image.id(&spec.image)),
+                self.token(link),
+                Box::pin(sources.mount(walked, &context)),
+                all(spec.secrets.iter().map(|secret| resolve::secret(link, ids, used, secret))),
+                all(spec.volumes.values().map(|volume| resolve::volume(link, ids, used, volume))),
+            )
+        };
+        let (app, image, (), mounted, secrets, volumes) =
+            link.board.telling(self.reporter, Box::pin(work)).await?;
+        check_folder(self.request, &mounted.manifest)?;
+        let parts = Parts { app, image, mount: mounted.mount.clone(), secrets, volumes };
+        Ok((link.clone(), parts, mounted))
+    }
+
+    fn image<'b>(&'b self, link: &'b Link, used: &'b Used) -> Image<'b> {
+        let (ids, app_name) = (&self.shared.ids, &self.core.settings.target.app);
+        Image { link, ids, used, reporter: self.reporter, app_name, root: &self.request.root }
+    }
+
+    /// Ends what dead accels left, once in a run and beside it.
+    fn sweep(&self, link: &Link) {
+        if self.shared.swept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let sweeper = Sweeper {
+            journal: self.journal().clone(),
+            account: self.shared.ground.account.clone(),
+            environment: link.environment(),
+            sandboxes: Arc::new(link.plane.clone()),
+        };
+        let emitter = self.reporter.emitter.clone();
+        self.core.aside.spawn(async move {
+            if let Some(event) = sweeper.sweep_beside_a_run().await {
+                emitter.emit(event).await;
+            }
+        });
+    }
+
+    fn sources(&self) -> Sources {
+        let mut sync = self.core.settings.sync.clone();
+        sync.include.extend(self.request.needed_outputs.iter().cloned());
+        Sources {
+            root: self.request.root.clone(),
+            sync,
+            global_ignore: self.core.settings.global_ignore.clone(),
+            memory: self.shared.memory.clone(),
+            account: format!("{} {}", self.shared.ground.account, self.core.settings.target.app),
+            input: if self.request.spec.tty { InputUse::OfTheJob } else { InputUse::Free },
+        }
+    }
+
+    /// Only the second generation of sandboxes needs it.
+    async fn token(&self, link: &Link) -> Result<(), Trouble> {
+        let gpu = self.request.spec.gpu.first().map(|choice| &choice.gpu);
+        if generation::kind(gpu, &link.settings) == SandboxKind::V2 {
+            link.auth_token().await?;
+        }
+        Ok(())
+    }
+}
+
+fn check_folder(request: &OpenRequest, tree: &Manifest) -> Result<(), Failure> {
+    let cwd = request.spec.cwd.to_string_lossy();
+    let cwd = cwd.trim_start_matches("./").trim_end_matches('/');
+    if cwd.is_empty() || cwd == "." || has_folder(tree, cwd) {
+        return Ok(());
+    }
+    Err(Failure::new(Cause::Command, format!("working folder {cwd} is not part of what travels to Modal"))
+        .help("create it, correct `cwd` of the job, or check `accel sync --plan`"))
+}
