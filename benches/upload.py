@@ -3,13 +3,15 @@
 
     cargo build --release --bin accel --example fake_modal
     python3 -m venv /tmp/sdk && /tmp/sdk/bin/pip install modal
-    python3 benches/upload.py --python /tmp/sdk/bin/python [--files 1000 10000 100000] [--json FILE]
+    python3 benches/upload.py --python /tmp/sdk/bin/python [--files 1000 10000 100000]
+        [--distance 40] [--json FILE]
 
 The server is the tests' own Modal on this machine, begun anew for each tree and client: what is measured are the
 clients, and what the server does on the same cores. Three runs each: the first, where all contents are missing; one
 where nothing changed; one after a change of one file. Seconds are those of the whole process, memory is its peak.
 Planning is `accel sync --plan`: the walk without the hashing. Files hold 4 KB each. Absolute figures are of this
-machine on this day: compare the rows of one run.
+machine on this day: compare the rows of one run. With `--distance 40` everything takes 40 ms to the server and as long
+back, which is what a remote service is like; a tree of one file (`--files 1`) then shows what the round trips cost.
 """
 
 import argparse
@@ -50,8 +52,9 @@ def make_tree(folder, count):
 class Server:
     """The tests' Modal, and what a client has to be told."""
 
-    def __init__(self, program):
-        self.process = subprocess.Popen([program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def __init__(self, program, distance):
+        command = [program, "--distance", str(distance)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.variables = {}
         while not NEEDED <= self.variables.keys():
             name, found, value = self.process.stdout.readline().strip().removeprefix("export ").partition("=")
@@ -79,8 +82,8 @@ def run(command, folder, variables):
     return {"seconds": round(seconds, 3), "mib": round(usage.ru_maxrss / 1024)}
 
 
-def measure(name, command, tree, changed, server_program, home):
-    with Server(server_program) as server:
+def measure(name, command, tree, changed, place, home):
+    with Server(*place) as server:
         variables = {"PATH": os.environ["PATH"], "HOME": str(home), **server.variables}
         rows = {"first": run(command, tree, variables), "unchanged": run(command, tree, variables)}
         changed.write_bytes(os.urandom(FILE_SIZE))
@@ -93,13 +96,14 @@ def main():
     parser.add_argument("--files", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--python", help="an interpreter that has the package modal")
     parser.add_argument("--programs", type=Path, default=ROOT / "target" / "release")
+    parser.add_argument("--distance", type=int, default=0, help="milliseconds to the server, each way")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     accel, server = (arguments.programs.resolve() / name for name in ["accel", "examples/fake_modal"])
     for program in [accel, server]:
         if not program.exists():
             sys.exit(f"{program} is not there: cargo build --release --bin accel --example fake_modal")
-    results = []
+    place, results = (server, arguments.distance), []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         for count in arguments.files:
@@ -109,12 +113,12 @@ def main():
             changed = make_tree(tree, count)
             environment = {"PATH": os.environ["PATH"], "HOME": str(homes[0])}
             rows = [{"client": "accel", "run": "plan", **run([accel, "sync", "--plan"], tree, environment)}]
-            rows += measure("accel", [accel, "-q", "run", "look", "--on", "modal"], tree, changed, server, homes[0])
+            rows += measure("accel", [accel, "-q", "run", "look", "--on", "modal"], tree, changed, place, homes[0])
             if arguments.python:
                 command = [arguments.python, "-c", SDK, str(tree)]
-                rows += measure("modal (Python)", command, tree, changed, server, homes[1])
+                rows += measure("modal (Python)", command, tree, changed, place, homes[1])
             for row in rows:
-                result = {"files": count, **row}
+                result = {"files": count, "distance": arguments.distance, **row}
                 print(json.dumps(result), flush=True)
                 results.append(result)
     if arguments.json:

@@ -1,7 +1,8 @@
 //! The tests' own Modal as a server of its own, for trying accel, or the official SDK, by hand.
 //!
 //! `cargo run --example fake_modal` prints what a client needs to know, as lines for a shell, and serves until it is
-//! interrupted. With `--packages`, Python packages of images are really installed.
+//! interrupted. With `--packages`, Python packages of images are really installed; with `--distance 40`, everything
+//! takes 40 ms to the server and as long back.
 //!
 //! Commands run on this machine, as you, without a container: see `fake_modal/mod.rs`.
 
@@ -12,15 +13,22 @@
 #[allow(dead_code, unused_imports, reason = "a library for every topic; each uses its part")]
 mod fake_modal;
 
+use std::time::Duration;
+
 use fake_modal::FakeModal;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() {
     let mut modal = FakeModal::serve().lenient();
-    for argument in std::env::args().skip(1) {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--packages" => modal = modal.with_packages(),
-            other => panic!("{other}: the only option is --packages"),
+            "--distance" => {
+                let milliseconds = arguments.next().and_then(|text| text.parse().ok());
+                modal.put_at(Duration::from_millis(milliseconds.expect("--distance takes milliseconds")));
+            }
+            other => panic!("{other}: the options are --packages and --distance"),
         }
     }
     modal.allow_survivors();

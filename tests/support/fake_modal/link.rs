@@ -1,12 +1,15 @@
-//! What lies between clients and a service: connections that can be cut or go silent.
+//! What lies between clients and a service: connections that are long, can be cut or go silent.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
@@ -27,6 +30,8 @@ struct Fate {
     cuts: u32,
     /// How often they were left open and silent for ever.
     strandings: u32,
+    /// What every byte takes, each way; of connections made from now on.
+    distance: Duration,
 }
 
 #[derive(Clone)]
@@ -39,13 +44,18 @@ impl Link {
         let target = inner.local_addr().unwrap();
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = public.local_addr().unwrap();
-        let (sender, receiver) = watch::channel(Fate { weather: Weather::Fine, cuts: 0, strandings: 0 });
+        let (sender, receiver) =
+            watch::channel(Fate { weather: Weather::Fine, cuts: 0, strandings: 0, distance: Duration::ZERO });
         tokio::spawn(async move {
             while let Ok((client, _)) = public.accept().await {
                 tokio::spawn(forward(client, target, receiver.clone()));
             }
         });
         (inner, Self(Arc::new(sender)), address)
+    }
+
+    pub fn put_at(&self, distance: Duration) {
+        self.0.send_modify(|fate| fate.distance = distance);
     }
 
     pub fn cut(&self) {
@@ -66,12 +76,18 @@ impl Link {
     }
 }
 
-async fn forward(mut client: TcpStream, target: SocketAddr, mut fate: watch::Receiver<Fate>) {
+async fn forward(client: TcpStream, target: SocketAddr, mut fate: watch::Receiver<Fate>) {
     let first = *fate.borrow_and_update();
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    // Making a connection is a journey there and back, too.
+    sleep(first.distance * 2).await;
+    let Ok(server) = TcpStream::connect(target).await else { return };
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
-    let copying = tokio::io::copy_bidirectional(&mut client, &mut server);
-    tokio::pin!(copying);
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let there = carry(from_client, to_server, first.distance);
+    let back = carry(from_server, to_client, first.distance);
+    let carrying = async { tokio::join!(there, back) };
+    tokio::pin!(carrying);
     loop {
         let now = *fate.borrow_and_update();
         if now.cuts != first.cuts {
@@ -79,10 +95,42 @@ async fn forward(mut client: TcpStream, target: SocketAddr, mut fate: watch::Rec
         }
         let passes = now.weather == Weather::Fine && now.strandings == first.strandings;
         tokio::select! {
-            _ = &mut copying, if passes => return,
+            _ = &mut carrying, if passes => return,
             changed = fate.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// Pieces under way on a long connection.
+const UNDER_WAY: usize = 1024;
+const PIECE: usize = 64 * 1024;
+
+/// Each piece arrives so much later than it was sent, however many are under way.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, distance: Duration) {
+    if distance.is_zero() {
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.shutdown().await;
+        return;
+    }
+    let (sent, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+    let sending = async move {
+        let mut piece = vec![0; PIECE];
+        while let Ok(length @ 1..) = from.read(&mut piece).await {
+            if sent.send((Instant::now() + distance, piece[..length].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let arriving = async move {
+        while let Some((due, piece)) = under_way.recv().await {
+            sleep_until(due).await;
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(sending, arriving);
 }
 
 /// Serves until the runtime ends.

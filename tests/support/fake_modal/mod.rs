@@ -165,6 +165,12 @@ impl FakeModal {
         self.state().delay = delay;
     }
 
+    /// From now on connections to control plane and router are so long, each way.
+    pub fn put_at(&self, distance: Duration) {
+        self.control_plane_link.put_at(distance);
+        self.router_link.put_at(distance);
+    }
+
     /// The next calls of a method meet these faults, in order. Transfers are the methods `PUT`, `GET` and `POST`.
     pub fn fail(&self, method: &str, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().map(Some);
