@@ -8,6 +8,7 @@ use super::ambient::Variables;
 use crate::backend::modal::Access;
 use crate::backend::modal::clock::SystemClock;
 use crate::backend::modal::identity::Machine;
+use crate::backend::modal::limits::Limits;
 use crate::backend::modal::settings::{self, Settings, SettingsError};
 use crate::net::NetworkSettings;
 
@@ -23,7 +24,8 @@ pub fn load(variables: &BTreeMap<String, String>) -> (PathBuf, Result<Settings, 
 /// What connecting takes; nothing is opened.
 pub fn access(variables: &Variables, network: NetworkSettings) -> Access {
     let (config_path, settings) = load(&variables.texts());
-    Access { settings, config_path, machine: machine(), network, clock: Arc::new(SystemClock), opening: None }
+    let (clock, limits) = (Arc::new(SystemClock), Limits::default());
+    Access { settings, config_path, machine: machine(), network, clock, opening: None, limits }
 }
 
 /// This machine as `uname` names it.

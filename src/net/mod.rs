@@ -115,13 +115,22 @@ impl NetworkSettings {
         Ok(roots)
     }
 
-    /// A client for package indexes and transfers.
+    /// A client for package indexes.
     pub fn http_client(&self) -> Result<reqwest::Client, NetworkError> {
+        Ok(self.http()?.read_timeout(READ_TIMEOUT).build()?)
+    }
+
+    /// A client for sending large files: an answer comes only after all of them was sent, which takes its time. Whoever
+    /// sends looks after what stands still.
+    pub fn upload_client(&self) -> Result<reqwest::Client, NetworkError> {
+        Ok(self.http()?.build()?)
+    }
+
+    fn http(&self) -> Result<reqwest::ClientBuilder, NetworkError> {
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(ClientConfig::clone(&*self.tls()?))
             .user_agent(concat!("accel/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
             .no_proxy();
         type MakeProxy = fn(&str) -> reqwest::Result<reqwest::Proxy>;
         let proxies: [(&'static str, &Option<String>, MakeProxy); 3] = [
@@ -138,7 +147,7 @@ impl NetworkSettings {
             let except = self.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
             builder = builder.proxy(proxy.no_proxy(except));
         }
-        Ok(builder.build()?)
+        Ok(builder)
     }
 }
 

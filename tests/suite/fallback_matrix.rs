@@ -13,6 +13,7 @@ use accel::backend::local::{
     ColorHint, Environments, LocalBackend, LocalSettings, OomKills, PrepareRequest, Prepared,
 };
 use accel::backend::modal::identity::Machine;
+use accel::backend::modal::limits::Limits;
 use accel::backend::modal::settings::Settings;
 use accel::backend::modal::{Access, Color, ModalBackend, ModalSettings};
 use accel::backend::{Backend, BoxFuture, CancelSource, Failure};
@@ -218,6 +219,7 @@ impl Project {
                 network: NetworkSettings::default(),
                 clock: Arc::new(QuickClock::default()),
                 opening: None,
+                limits: Limits::default(),
             },
             target: self.plan.modal.clone(),
             project: self.plan.project.clone(),

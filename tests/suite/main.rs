@@ -47,6 +47,7 @@ mod modal_cli;
 mod modal_examples;
 mod modal_faults;
 mod modal_images;
+mod modal_limits;
 mod modal_outages;
 mod modal_parity;
 mod modal_promises;

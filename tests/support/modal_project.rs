@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use accel::backend::modal::clock::Clock;
 use accel::backend::modal::identity::Machine;
+use accel::backend::modal::limits::Limits;
 use accel::backend::modal::settings::Settings;
 use accel::backend::modal::{Access, Color, ModalBackend, ModalSettings};
 use accel::backend::{Backend, CancelSource};
@@ -28,6 +29,7 @@ pub struct Project {
     pub modal: FakeModal,
     pub clock: Arc<dyn Clock>,
     pub network: NetworkSettings,
+    pub limits: Limits,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,8 @@ pub struct Done {
 impl Project {
     pub fn new(config: &str, clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let project = Self { folder, modal: FakeModal::serve(), clock, network: NetworkSettings::default() };
+        let (modal, network, limits) = (FakeModal::serve(), NetworkSettings::default(), Limits::default());
+        let project = Self { folder, modal, clock, network, limits };
         std::fs::create_dir(project.root()).unwrap();
         project.write("accel.toml", config);
         project
@@ -79,6 +82,7 @@ impl Project {
                 network: self.network.clone(),
                 clock: Arc::clone(&self.clock),
                 opening: None,
+                limits: self.limits,
             },
             target: plan.modal.clone(),
             project: plan.project.clone(),

@@ -5,6 +5,7 @@
 //! the store must be the MD5. A file that changes in between is therefore never stored under a wrong name.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +13,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
-use reqwest::{StatusCode, Url, header};
+use reqwest::{RequestBuilder, StatusCode, Url, header};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::body::Body;
 use super::error::{ErrorKind, ModalError};
+use super::limits::{Pulse, StoodStill};
 use super::link::Link;
 use super::method::client;
 use super::trouble::{Trouble, broken_task};
 use super::upload::{Content, Source};
 use super::wire::client as wire;
 use crate::backend::Failure;
+use crate::base::duration::ExactDuration;
 use crate::domain::Cause;
 use crate::workspace::tree::{TreeError, open_verified};
 use wire::blob_create_response::{UploadTypeOneof, UploadTypesOneof};
@@ -48,16 +52,16 @@ enum Destination {
 }
 
 /// Stores the content; the result is the blob's id.
-pub(super) async fn upload(link: &Link, content: &Content) -> Result<String, Trouble> {
+pub(super) async fn upload(link: &Link, content: &Content, pulse: &Pulse) -> Result<String, Trouble> {
     let before = standing(content);
-    let md5 = whole_md5(content).await?;
+    let md5 = whole_md5(content, pulse).await?;
     let request = wire::BlobCreateRequest {
         content_md5: STANDARD.encode(if content.size > LARGEST_WITH_MD5 { PLACEHOLDER_MD5 } else { md5 }),
         content_sha256_base64: STANDARD.encode(content.sha256.0),
         content_length: i64::try_from(content.size).unwrap_or(i64::MAX),
     };
     let answer = link.plane.call(client::BLOB_CREATE, request).await?;
-    let transfer = Transfer { link, content, md5 };
+    let transfer = Transfer { link, content, md5, pulse };
     let mut last = None;
     for (blob, destination) in destinations(answer) {
         match transfer.to(&destination).await {
@@ -107,8 +111,8 @@ fn destinations(answer: wire::BlobCreateResponse) -> Vec<(String, Destination)> 
     vec![(answer.blob_id, one)]
 }
 
-async fn whole_md5(content: &Content) -> Result<[u8; 16], Trouble> {
-    let content = content.clone();
+async fn whole_md5(content: &Content, pulse: &Pulse) -> Result<[u8; 16], Trouble> {
+    let (content, pulse) = (content.clone(), pulse.clone());
     let read = tokio::task::spawn_blocking(move || {
         let mut hasher = Md5::new();
         match &content.source {
@@ -122,6 +126,7 @@ async fn whole_md5(content: &Content) -> Result<[u8; 16], Trouble> {
                         break;
                     }
                     hasher.update(&buffer[..count]);
+                    pulse.beat();
                 }
             }
         }
@@ -138,17 +143,27 @@ struct Transfer<'a> {
     link: &'a Link,
     content: &'a Content,
     md5: [u8; 16],
+    pulse: &'a Pulse,
 }
 
 impl Transfer<'_> {
     async fn to(&self, destination: &Destination) -> Result<(), Trouble> {
         match destination {
             Destination::Single(url) => {
-                let piece = Piece { content: self.content.clone(), start: 0, length: self.content.size };
-                let tag = put(self.link, url, &piece, Some(self.md5)).await?;
+                let sending = Sending { link: self.link, url, pulse: self.pulse };
+                let tag = tag(&sending.send(self.whole()).await?);
                 if tag == hex(&self.md5) { Ok(()) } else { Err(mismatch(&tag).into()) }
             }
             Destination::Parts(parts) => self.in_parts(parts).await,
+        }
+    }
+
+    /// Streamed from the file where there is one.
+    fn whole(&self) -> Payload<'_> {
+        let (length, md5) = (self.content.size, self.md5);
+        match &self.content.source {
+            Source::File { root, path } => Payload::File { root, path, length, md5 },
+            Source::Bytes(bytes) => Payload::Bytes { bytes: bytes.clone(), md5: Some(md5) },
         }
     }
 
@@ -165,12 +180,13 @@ impl Transfer<'_> {
             let start = length * number as u64;
             let length = length.min(self.content.size.saturating_sub(start));
             let piece = Piece { content: self.content.clone(), start, length };
-            let (link, at_once) = (self.link.clone(), Arc::clone(&at_once));
+            let (link, pulse, at_once) = (self.link.clone(), self.pulse.clone(), Arc::clone(&at_once));
             puts.spawn(async move {
                 let _turn = at_once.acquire().await;
                 let bytes = piece.read().await?;
                 let md5: [u8; 16] = Md5::digest(&bytes).into();
-                let tag = put_bytes(&link, &url, bytes, None).await?;
+                let sending = Sending { link: &link, url: &url, pulse: &pulse };
+                let tag = tag(&sending.send(Payload::Bytes { bytes, md5: None }).await?);
                 if tag == hex(&md5) { Ok((number, md5)) } else { Err(Trouble::from(mismatch(&tag))) }
             });
         }
@@ -194,8 +210,8 @@ impl Transfer<'_> {
         let body = format!("<CompleteMultipartUpload>\n{parts}</CompleteMultipartUpload>");
         let whole = Md5::digest(sums.concat());
         let expected = format!("{}-{}", hex(&whole), sums.len());
-        let answer =
-            repeat(self.link, url, || Ok(self.link.http.post(parse(url)?).body(body.clone()))).await?;
+        let sending = Sending { link: self.link, url, pulse: self.pulse };
+        let answer = sending.send(Payload::Completion(body)).await?;
         let text = answer.text().await.map_err(|error| transfer_failed(&crate::net::describe(&error)))?;
         if text.contains(&expected) { Ok(()) } else { Err(mismatch("").into()) }
     }
@@ -235,44 +251,6 @@ impl Piece {
     }
 }
 
-/// One PUT of a whole content: streamed from the file where it is large.
-async fn put(link: &Link, url: &str, piece: &Piece, md5: Option<[u8; 16]>) -> Result<String, Trouble> {
-    let Source::File { root, path } = &piece.content.source else {
-        return put_bytes(link, url, piece.read().await?, md5).await;
-    };
-    let file = root.join(&**path);
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let opened = tokio::fs::File::open(&file).await.map_err(|_| changed(path))?;
-        let request = single(link, url, md5)?
-            .header(header::CONTENT_LENGTH, piece.length)
-            .body(reqwest::Body::from(opened));
-        match sent(request, url).await {
-            Ok(answer) => return Ok(tag(&answer)),
-            Err(fault) if attempt >= PUT_ATTEMPTS => return Err(fault.trouble()),
-            Err(fault) => link.clock().sleep(fault.pause(attempt)).await,
-        }
-    }
-}
-
-async fn put_bytes(link: &Link, url: &str, bytes: Bytes, md5: Option<[u8; 16]>) -> Result<String, Trouble> {
-    let answer = repeat(link, url, || Ok(single(link, url, md5)?.body(bytes.clone()))).await?;
-    Ok(tag(&answer))
-}
-
-fn single(link: &Link, url: &str, md5: Option<[u8; 16]>) -> Result<reqwest::RequestBuilder, Trouble> {
-    let url = parse(url)?;
-    let mut request = link.http.put(url.clone());
-    if let Some(md5) = md5 {
-        request = request.header(header::CONTENT_TYPE, "application/octet-stream");
-        if wants_md5(&url) {
-            request = request.header("content-md5", STANDARD.encode(md5));
-        }
-    }
-    Ok(request)
-}
-
 /// Stores whose signatures cover the header; others would refuse it.
 fn wants_md5(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
@@ -283,19 +261,79 @@ fn parse(url: &str) -> Result<Url, Trouble> {
     Url::parse(url).map_err(|_| transfer_failed("the server names no proper address to upload to").into())
 }
 
-async fn repeat(
-    link: &Link,
-    url: &str,
-    request: impl Fn() -> Result<reqwest::RequestBuilder, Trouble>,
-) -> Result<reqwest::Response, Trouble> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        match sent(request()?, url).await {
-            Ok(answer) => return Ok(answer),
-            Err(fault) if attempt >= PUT_ATTEMPTS => return Err(fault.trouble()),
-            Err(fault) => link.clock().sleep(fault.pause(attempt)).await,
+enum Payload<'a> {
+    Bytes {
+        bytes: Bytes,
+        md5: Option<[u8; 16]>,
+    },
+    File {
+        root: &'a Path,
+        path: &'a str,
+        length: u64,
+        md5: [u8; 16],
+    },
+    /// All parts were sent.
+    Completion(String),
+}
+
+/// Something on its way to an address.
+struct Sending<'a> {
+    link: &'a Link,
+    url: &'a str,
+    /// Of all that is sent together.
+    pulse: &'a Pulse,
+}
+
+impl Sending<'_> {
+    async fn request(&self, payload: &Payload<'_>, pulses: [Pulse; 2]) -> Result<RequestBuilder, Trouble> {
+        let (body, md5) = match payload {
+            Payload::Completion(text) => {
+                return Ok(self.link.http.post(parse(self.url)?).body(text.clone()));
+            }
+            Payload::Bytes { bytes, md5 } => (Body::of_bytes(bytes.clone(), pulses), *md5),
+            Payload::File { root, path, length, md5 } => {
+                let opened = tokio::fs::File::open(root.join(path)).await.map_err(|_| changed(path))?;
+                (Body::of_file(opened, *length, pulses), Some(*md5))
+            }
+        };
+        let url = parse(self.url)?;
+        let mut request = self.link.http.put(url.clone()).header(header::CONTENT_LENGTH, body.length());
+        if let Some(md5) = md5 {
+            request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+            if wants_md5(&url) {
+                request = request.header("content-md5", STANDARD.encode(md5));
+            }
         }
+        Ok(request.body(reqwest::Body::wrap(body)))
+    }
+
+    /// Sends it until that succeeds, [`PUT_ATTEMPTS`] times.
+    async fn send(&self, payload: Payload<'_>) -> Result<reqwest::Response, Trouble> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let own = Pulse::new();
+            let request = self.request(&payload, [own.clone(), self.pulse.clone()]).await?;
+            match self.sent(request, &own).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) if attempt >= PUT_ATTEMPTS => return Err(fault.trouble()),
+                Err(fault) => self.link.clock().sleep(fault.pause(attempt)).await,
+            }
+        }
+    }
+
+    /// The address itself is a credential: errors name its host only.
+    async fn sent(&self, request: RequestBuilder, own: &Pulse) -> Result<reqwest::Response, Fault> {
+        let url = Url::parse(self.url).ok();
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let limit = self.link.limits.request;
+        let (status, reason) = match own.keeps(limit, request.send()).await {
+            Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
+            Ok(Ok(answer)) => (Some(answer.status()), format!("{host} answers {}", answer.status())),
+            Ok(Err(error)) => (None, format!("{host}: {}", crate::net::describe(&error.without_url()))),
+            Err(StoodStill) => (None, format!("{host}: nothing was taken for {}", ExactDuration(limit))),
+        };
+        Err(Fault { status, reason })
     }
 }
 
@@ -312,22 +350,6 @@ impl Fault {
 
     fn trouble(self) -> Trouble {
         transfer_failed(&self.reason).into()
-    }
-}
-
-/// The address itself is a credential: errors name its host only.
-async fn sent(request: reqwest::RequestBuilder, url: &str) -> Result<reqwest::Response, Fault> {
-    let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    match request.send().await {
-        Ok(answer) if answer.status().is_success() => Ok(answer),
-        Ok(answer) => Err(Fault {
-            status: Some(answer.status()),
-            reason: format!("{host} answers {}", answer.status()),
-        }),
-        Err(error) => {
-            let reason = format!("{host}: {}", crate::net::describe(&error.without_url()));
-            Err(Fault { status: None, reason })
-        }
     }
 }
 

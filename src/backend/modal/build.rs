@@ -19,6 +19,7 @@ use super::error::{ErrorKind, ModalError};
 use super::ids::{Ids, Kind, Used};
 use super::image::context::{ContextFile, ContextMount};
 use super::image::{LayerIds, LayerRequest, compile};
+use super::limits::{Pulse, StoodStill};
 use super::link::Link;
 use super::method::client;
 use super::reporter::Reporter;
@@ -28,6 +29,7 @@ use super::upload::{Content, Source, Upload};
 use super::wire::client as wire;
 use crate::backend::Failure;
 use crate::base::digest::{Digest, DigestBuilder};
+use crate::base::duration::ExactDuration;
 use crate::domain::Cause;
 use crate::event::{Step, StepOutcome};
 use crate::plan::spec::ImageSpec;
@@ -175,7 +177,10 @@ impl Image<'_> {
                 let request = layer.request.to_wire(builder, self.link.settings.build, &ids);
                 let place = Place { name: &spec.name, at: at + 1, of: layers.len(), request: &layer.request };
                 let known = Known { digests, first: matches!(built, Built::Nothing) };
-                let (id, fresh) = self.layer(request, &place, &known).await?;
+                let pulse = Pulse::new();
+                let limit = self.link.limits.build;
+                let layer = pulse.keeps(limit, self.layer(request, &place, &known, &pulse)).await;
+                let (id, fresh) = layer.map_err(|StoodStill| place.silent(limit))??;
                 if fresh {
                     built = Built::Some;
                 }
@@ -258,6 +263,7 @@ impl Image<'_> {
         request: wire::ImageGetOrCreateRequest,
         place: &Place<'_>,
         known: &Known<'_>,
+        pulse: &Pulse,
     ) -> Result<(String, bool), Trouble> {
         let answer = self.link.plane.call(client::IMAGE_GET_OR_CREATE, request).await;
         let answer = answer.map_err(|error| place.refused(error))?;
@@ -271,12 +277,17 @@ impl Image<'_> {
         self.reporter.progress(Step::Image, place.at as u64, Some(place.of as u64), title.clone()).await;
         self.reporter.log(Step::Image, changed.map_or(title.clone(), |why| format!("{title} ({why})"))).await;
         let mut log = Log::default();
-        let result = self.follow(&answer.image_id, &mut log).await?;
+        let result = self.follow(&answer.image_id, &mut log, pulse).await?;
         place.judge(&result, &log.tail).map(|()| (answer.image_id, true))
     }
 
     /// Reads the build's log to its end.
-    async fn follow(&self, image: &str, log: &mut Log) -> Result<wire::GenericResult, Trouble> {
+    async fn follow(
+        &self,
+        image: &str,
+        log: &mut Log,
+        pulse: &Pulse,
+    ) -> Result<wire::GenericResult, Trouble> {
         let (mut last_entry, mut result, mut failed) = (String::new(), None, 0);
         loop {
             let request = wire::ImageJoinStreamingRequest {
@@ -285,7 +296,7 @@ impl Image<'_> {
                 last_entry_id: last_entry.clone(),
                 ..Default::default()
             };
-            match self.read_log(request, log, &mut last_entry, &mut result).await {
+            match self.read_log(request, log, &mut last_entry, &mut result, pulse).await {
                 Ok(()) => failed = 0,
                 Err(error) if passes(&error) && failed < FAILED_STREAMS => {
                     failed += 1;
@@ -308,6 +319,7 @@ impl Image<'_> {
         log: &mut Log,
         last_entry: &mut String,
         result: &mut Option<wire::GenericResult>,
+        pulse: &Pulse,
     ) -> Result<(), ModalError> {
         let method = client::IMAGE_JOIN_STREAMING;
         let mut stream = self.link.plane.stream(method, request).await?;
@@ -320,6 +332,7 @@ impl Image<'_> {
                 *last_entry = news.entry_id;
             }
             for entry in news.task_logs {
+                pulse.beat();
                 for line in log.lines(&entry.data) {
                     self.reporter.log(Step::Image, line).await;
                 }
@@ -406,6 +419,14 @@ impl Place<'_> {
         }
         let text = format!("{}{}: Modal refuses it: {}", self.title(), self.origin(), error.message);
         Failure::new(Cause::Image, text).help("correct the layer").into()
+    }
+
+    fn silent(&self, limit: Duration) -> Trouble {
+        let limit = ExactDuration(limit);
+        let text = format!("{}{}: nothing was heard of its build for {limit}", self.title(), self.origin());
+        Failure::new(Cause::Image, text)
+            .help("it may go on at Modal: run again to follow it; let the step print what it does")
+            .into()
     }
 
     fn origin(&self) -> String {

@@ -14,6 +14,7 @@ use super::connect::Connector;
 use super::control_plane::{ControlPlane, Notice};
 use super::error::{ErrorKind, ModalError};
 use super::identity::Machine;
+use super::limits::Limits;
 use super::reporter::{Reporter, seconds};
 use super::settings::{Settings, SettingsError};
 use super::token_file::TokenFile;
@@ -36,14 +37,16 @@ pub struct Access {
     pub clock: Arc<dyn Clock>,
     /// Where connecting has begun already.
     pub opening: Option<OpeningWay>,
+    pub limits: Limits,
 }
 
 #[derive(Clone)]
 pub(super) struct Link {
     pub(super) plane: ControlPlane,
     pub(super) connector: Connector,
-    /// For presigned transfers.
+    /// For presigned uploads.
     pub(super) http: reqwest::Client,
+    pub(super) limits: Limits,
     pub(super) settings: Arc<Settings>,
     pub(super) board: Arc<Board>,
     token_file: Option<TokenFile>,
@@ -97,7 +100,7 @@ impl Access {
         }
         let settings = &settings;
         let credentials = settings.require_credentials(&self.config_path).map_err(Failure::from)?;
-        let http = self.network.http_client().map_err(|error| no_network(&error))?;
+        let http = self.network.upload_client().map_err(|error| no_network(&error))?;
         let board = Arc::new(Board::default());
         let posted = Arc::clone(&board);
         let on_notice = Arc::new(move |notice| posted.post(notice));
@@ -111,7 +114,8 @@ impl Access {
             plane.seed_auth_token(token);
         }
         let settings = Arc::new(settings.clone());
-        Ok(Link { plane, connector, http, settings, board, token_file, token_is_old })
+        let limits = self.limits;
+        Ok(Link { plane, connector, http, limits, settings, board, token_file, token_is_old })
     }
 }
 

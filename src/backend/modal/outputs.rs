@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::exec::{Exec, OUTPUT_PIECES};
+use super::limits::Pulse;
 use super::trouble::{Trouble, broken_task};
 use crate::backend::Failure;
 use crate::domain::{Cause, Exit, Stream};
@@ -36,13 +37,15 @@ impl Outputs {
     pub(super) async fn receive(
         &self,
         exec: &Exec,
+        pulse: &Pulse,
         given_up: impl Future<Output = Failure>,
     ) -> Result<Report, Trouble> {
         let (policy, root) = (self.policy()?, self.root.clone());
         let (archive, pieces) = mpsc::channel(OUTPUT_PIECES);
         let unpacking = tokio::task::spawn_blocking(move || unpack(Pieces::new(pieces), &policy, &root));
-        let packing =
-            async { tokio::join!(self.stderr(exec), feed(exec, archive), exec.write_stdin(Bytes::new())) };
+        let packing = async {
+            tokio::join!(self.stderr(exec), feed(exec, archive, pulse), exec.write_stdin(Bytes::new()))
+        };
         let packed = tokio::select! {
             biased;
             (said, packed, _) = packing => Ok((said, packed)),
@@ -79,10 +82,10 @@ impl Outputs {
 }
 
 /// Passes the archive on. Its end is passed on only after the command has said that all of it was packed.
-async fn feed(exec: &Exec, archive: mpsc::Sender<Piece>) -> Result<Exit, Trouble> {
+async fn feed(exec: &Exec, archive: mpsc::Sender<Piece>, pulse: &Pulse) -> Result<Exit, Trouble> {
     let (sender, receiver) = mpsc::channel(OUTPUT_PIECES);
     let ending = async { tokio::join!(exec.read(Stream::Stdout, sender), exec.wait()) };
-    let passing = pass_on(receiver, archive.clone());
+    let passing = pass_on(receiver, archive.clone(), pulse);
     tokio::pin!(ending, passing);
     let ended = tokio::select! {
         ended = &mut ending => {
@@ -110,8 +113,13 @@ enum Passed {
     Refused,
 }
 
-async fn pass_on(mut from: mpsc::Receiver<(Stream, Bytes)>, to: mpsc::Sender<Piece>) -> Passed {
+async fn pass_on(
+    mut from: mpsc::Receiver<(Stream, Bytes)>,
+    to: mpsc::Sender<Piece>,
+    pulse: &Pulse,
+) -> Passed {
     while let Some((_, piece)) = from.recv().await {
+        pulse.beat();
         if to.send(Piece::Data(piece)).await.is_err() {
             return Passed::Refused;
         }

@@ -14,6 +14,7 @@ use super::error::{ErrorKind, ModalError};
 use super::exec::{Exec, Start};
 use super::generation;
 use super::launch::{Running, haste};
+use super::limits::{Pulse, StoodStill};
 use super::link::Link;
 use super::method::client;
 use super::opening::Opening;
@@ -31,6 +32,7 @@ use super::trouble::Trouble;
 use super::warm::{self, Stay, Use};
 use super::wire::client as wire;
 use crate::backend::{BoxFuture, CancelLevel, Failure, OpenRequest, OutputMode, Session};
+use crate::base::duration::ExactDuration;
 use crate::base::exit_code;
 use crate::base::money::Dollars;
 use crate::base::size::Bytes as Size;
@@ -276,14 +278,15 @@ impl ModalSession {
         let outputs = Outputs { root: self.request.root.clone(), patterns };
         let start = Start { argv, ..Start::default() };
         let starting = Exec::start(&self.running.router, self.link.clock(), &self.running.task, start);
-        let given_up = self.end_of_fetching();
+        let pulse = Pulse::new();
+        let given_up = self.end_of_fetching(&pulse);
         tokio::pin!(given_up);
         let exec = tokio::select! {
             biased;
             started = starting => started.map_err(|error| Trouble::from(error).into_failure())?,
             failure = &mut given_up => return Err(failure),
         };
-        let report = outputs.receive(&exec, given_up).await.map_err(Trouble::into_failure)?;
+        let report = outputs.receive(&exec, &pulse, given_up).await.map_err(Trouble::into_failure)?;
         let count = report.written.len();
         let label = format!("{count} of {} files changed, {}", count + report.unchanged, Size(report.bytes));
         self.reporter.progress(Step::Outputs, report.bytes, Some(report.bytes), label).await;
@@ -294,13 +297,18 @@ impl ModalSession {
 
 impl ModalSession {
     /// What ends the fetching of outputs before its time.
-    async fn end_of_fetching(&self) -> Failure {
+    async fn end_of_fetching(&self, pulse: &Pulse) -> Failure {
         let mut cancel = self.request.cancel.clone();
         let level = cancel.level();
+        let limit = self.link.limits.download;
         tokio::select! {
             biased;
             death = self.running.sandbox.late_death() => death.into_failure(),
             _ = cancel.above(level) => Failure::new(Cause::Infra, "stopped"),
+            StoodStill = pulse.stops(limit) => {
+                let text = format!("the outputs came to a halt: nothing arrived for {}", ExactDuration(limit));
+                Failure::new(Cause::Infra, text).help("run again; results that are large are better kept in a volume")
+            }
         }
     }
 }

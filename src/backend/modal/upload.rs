@@ -14,12 +14,16 @@ use tokio::task::JoinSet;
 
 use super::blob;
 use super::error::{ErrorKind, ModalError};
+use super::limits::{Pulse, StoodStill};
 use super::link::Link;
 use super::method::client;
 use super::reporter::Reporter;
 use super::trouble::{Trouble, broken_task};
 use super::wire::client as wire;
+use crate::backend::Failure;
+use crate::base::duration::ExactDuration;
 use crate::base::size::Bytes as Size;
+use crate::domain::Cause;
 use crate::event::Step;
 use crate::workspace::tree::{Sha256Digest, TreeError, read_verified};
 use wire::mount_put_file_request::DataOneof;
@@ -79,6 +83,25 @@ impl Upload<'_> {
         contents: Vec<Content>,
         held: &HashSet<Sha256Digest>,
     ) -> Result<CheckedAt, Trouble> {
+        let (limit, pulse) = (self.link.limits.upload, Pulse::new());
+        let sent = pulse.keeps(limit, self.send_moving(contents, held, &pulse)).await;
+        sent.unwrap_or_else(|StoodStill| {
+            let text = format!(
+                "sending files to Modal came to a halt: nothing was taken for {}",
+                ExactDuration(limit)
+            );
+            let help =
+                "run again: what has arrived is not sent again; `accel sync --plan` shows what is large";
+            Err(Failure::new(Cause::Infra, text).help(help).into())
+        })
+    }
+
+    async fn send_moving(
+        &self,
+        contents: Vec<Content>,
+        held: &HashSet<Sha256Digest>,
+        pulse: &Pulse,
+    ) -> Result<CheckedAt, Trouble> {
         let mut distinct: HashMap<Sha256Digest, Content> = HashMap::new();
         for content in contents.into_iter().filter(|content| !held.contains(&content.sha256)) {
             distinct.entry(content.sha256).or_insert(content);
@@ -89,15 +112,19 @@ impl Upload<'_> {
         let mut checked_at = None;
         if wanted.len() > UNASKED_FILES || bytes > UNASKED_BYTES {
             let missing;
-            (missing, checked_at) = self.missing(&wanted).await?;
+            (missing, checked_at) = self.missing(&wanted, pulse).await?;
             wanted.retain(|content| missing.contains(&content.sha256.to_string()));
         }
-        self.put(wanted).await?;
+        self.put(wanted, pulse).await?;
         Ok(checked_at)
     }
 
     /// The hashes that the server lacks, and the time of the first question.
-    async fn missing(&self, contents: &[Content]) -> Result<(HashSet<String>, CheckedAt), Trouble> {
+    async fn missing(
+        &self,
+        contents: &[Content],
+        pulse: &Pulse,
+    ) -> Result<(HashSet<String>, CheckedAt), Trouble> {
         let at_once = Arc::new(Semaphore::new(QUESTIONS_AT_ONCE));
         let mut questions = JoinSet::new();
         for batch in contents.chunks(BATCH) {
@@ -113,6 +140,7 @@ impl Upload<'_> {
         let mut earliest: CheckedAt = None;
         while let Some(answer) = questions.join_next().await {
             let answer = answer.map_err(|error| broken_task(&error))??;
+            pulse.beat();
             missing.extend(answer.missing_sha256_hex_hashes);
             let order = |at: &prost_types::Timestamp| (at.seconds, at.nanos);
             earliest = earliest.into_iter().chain(answer.checked_at).min_by_key(order);
@@ -120,10 +148,10 @@ impl Upload<'_> {
         Ok((missing, earliest))
     }
 
-    async fn put(&self, contents: Vec<Content>) -> Result<(), Trouble> {
+    async fn put(&self, contents: Vec<Content>, pulse: &Pulse) -> Result<(), Trouble> {
         let total: u64 = contents.iter().map(|content| content.size).sum();
         let count = contents.len();
-        let limits = Arc::new(Limits {
+        let limits = Arc::new(AtOnce {
             files: Semaphore::new(FILES_AT_ONCE),
             blobs: Semaphore::new(BLOBS_AT_ONCE),
             memory: Semaphore::new(MEMORY as usize),
@@ -135,18 +163,20 @@ impl Upload<'_> {
             // Tasks are cheap, but not one for each of a hundred thousand files.
             while puts.len() < FILES_AT_ONCE * 2 {
                 let Some(content) = waiting.next() else { break };
-                let put = Put { link: self.link.clone(), limits: Arc::clone(&limits) };
+                let (limits, pulse) = (Arc::clone(&limits), pulse.clone());
+                let put = Put { link: self.link.clone(), limits, pulse };
                 puts.spawn(async move { put.content(&content).await.map(|()| content.size) });
             }
             let Some(finished) = puts.join_next().await else { return Ok(()) };
             done += finished.map_err(|error| broken_task(&error))??;
+            pulse.beat();
             let label = format!("sending {} in {count} files", Size(total));
             self.reporter.progress(Step::Sync, done, Some(total), label).await;
         }
     }
 }
 
-struct Limits {
+struct AtOnce {
     files: Semaphore,
     blobs: Semaphore,
     memory: Semaphore,
@@ -155,7 +185,8 @@ struct Limits {
 /// One content on its way.
 struct Put {
     link: Link,
-    limits: Arc<Limits>,
+    limits: Arc<AtOnce>,
+    pulse: Pulse,
 }
 
 impl Put {
@@ -163,7 +194,7 @@ impl Put {
         let _turn = self.limits.files.acquire().await;
         if content.size >= INLINE {
             let _turn = self.limits.blobs.acquire().await;
-            let blob = blob::upload(&self.link, content).await?;
+            let blob = blob::upload(&self.link, content, &self.pulse).await?;
             return self.until_held(content.sha256, DataOneof::DataBlobId(blob)).await;
         }
         let kib = u32::try_from(content.size / 1024 + 1).unwrap_or(MEMORY).min(MEMORY);
