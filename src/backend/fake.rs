@@ -29,6 +29,8 @@ pub struct Script {
     pub collect: Act,
     pub close: Act,
     pub manners: Manners,
+    /// After this much of the command all is spent that it may cost.
+    pub paid: Option<Duration>,
 }
 
 impl Default for Script {
@@ -41,6 +43,7 @@ impl Default for Script {
             collect: Act::default(),
             close: Act::default(),
             manners: Manners::Obeys { after: Duration::ZERO },
+            paid: None,
         }
     }
 }
@@ -346,6 +349,14 @@ impl Session for FakeSession {
     fn abandon(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
         self.ledger.write(&self.who, Phase::Abandoned);
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn used_up(&mut self) -> Option<BoxFuture<'static, Failure>> {
+        let paid = self.script.paid?;
+        Some(Box::pin(async move {
+            tokio::time::sleep(paid).await;
+            Failure::new(Cause::Budget, "all is spent")
+        }))
     }
 
     fn close(mut self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {

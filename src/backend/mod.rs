@@ -102,6 +102,12 @@ pub trait Session: Send {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Resolves when all is spent that the session may cost; the command is then to be stopped. `None`: it may cost
+    /// anything, or nothing. Asked for once.
+    fn used_up(&mut self) -> Option<BoxFuture<'static, Failure>> {
+        None
+    }
+
     /// Ends the session. Called exactly once, also after failure and cancellation.
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>>;
 }

@@ -10,6 +10,7 @@ pub const MONEY_HELP: &str = "write dollars: \"$0.50\" or \"$5\"";
     Debug,
     Clone,
     Copy,
+    Default,
     PartialEq,
     Eq,
     PartialOrd,
@@ -35,6 +36,17 @@ impl Dollars {
 }
 
 impl Dollars {
+    /// For comparisons and sums that never overflow.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        Self(self.0.saturating_add(more.0))
+    }
+
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// Reads decimal text as Modal writes amounts: `0.0123`, `$0.0123`. `None` for anything else and below zero.
     pub fn from_decimal(text: &str) -> Option<Self> {
         let value: f64 = text.trim().trim_start_matches('$').parse().ok()?;
@@ -45,7 +57,8 @@ impl Dollars {
 impl fmt::Display for Dollars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dollars = self.0 as f64 / 1e6;
-        if self.0 != 0 && self.0 < 10_000 { write!(f, "${dollars:.4}") } else { write!(f, "${dollars:.2}") }
+        // Less than a cent, but not next to nothing.
+        if (50..10_000).contains(&self.0) { write!(f, "${dollars:.4}") } else { write!(f, "${dollars:.2}") }
     }
 }
 
@@ -64,5 +77,6 @@ mod tests {
         assert_eq!(Dollars::from_decimal("-1"), None);
         assert_eq!(Dollars(500_000).to_string(), "$0.50");
         assert_eq!(Dollars(1_200).to_string(), "$0.0012");
+        assert_eq!(Dollars(3).to_string(), "$0.00");
     }
 }

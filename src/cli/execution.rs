@@ -152,12 +152,12 @@ impl PreparedRun<'_> {
         let caller = routing::caller(ambient, *caller)?;
         let gatherer = routing::gatherer(plan, ambient, caller, supervisor, cancel.clone(), folder);
         let run = async {
-            let decide = routing::decide(plan, &gatherer, Quotes::By(modal)).await;
-            engine::run(Arc::clone(plan), self.options(), backends, decide, emitter, cancel).await
+            let decide = routing::decide(plan, &gatherer, Quotes::By(modal)).await?;
+            Ok(engine::run(Arc::clone(plan), self.options(), backends, decide, emitter, cancel).await)
         };
         let summary = beside_connecting(modal, plan, run).await;
         modal.finish().await;
-        Ok(summary)
+        summary
     }
 
     /// After all has been shown: warns of sandboxes that may be left and that nobody knows by name.

@@ -10,9 +10,11 @@ use crate::backend::modal::connect::{Connector, Proxies};
 use crate::backend::modal::control_plane::{ControlPlane, Notice};
 use crate::backend::modal::error::ModalError;
 use crate::backend::modal::sweep::{SweepError, Sweeper};
+use crate::plan;
+use crate::plan::spec::BudgetLimits;
 use crate::store::journal::JournalError;
 use crate::store::runs::Runs;
-use crate::store::{Database, DatabaseError, History, Journal};
+use crate::store::{Database, DatabaseError, History, Journal, Ledger};
 
 use super::account;
 use super::context::Context;
@@ -28,8 +30,11 @@ pub struct Held {
     pub journal: Journal,
     pub runs: Runs,
     pub history: History,
+    pub ledger: Ledger,
     /// Name of the project that the command works in, where there is one.
     pub project: Option<String>,
+    /// What its `[budget]` says.
+    pub limits: BudgetLimits,
     environment: Option<String>,
 }
 
@@ -42,7 +47,9 @@ impl Held {
         Ok(Self {
             journal: Journal::new(database.clone()),
             runs: Runs::new(database.clone()),
+            ledger: Ledger::new(database.clone()),
             history: History::new(database),
+            limits: project.as_ref().map(|config| plan::limits(&config.budget)).unwrap_or_default(),
             environment: environment.map(|environment| environment.value.clone()),
             project: project.map(|config| config.project.value),
         })

@@ -7,7 +7,8 @@
 pub mod account;
 pub mod ambient;
 pub mod args;
-pub mod commands;
+pub mod budget;
+mod commands;
 pub mod context;
 pub mod error;
 pub mod execution;

@@ -5,7 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::account;
 use super::ambient::{self, Ambient};
+use super::budget;
 use crate::backend::local::ColorHint;
+use crate::backend::modal::purse::Purse;
 use crate::backend::modal::quote::Prices;
 use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, Reuse, TerminalKind};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
@@ -17,6 +19,7 @@ use crate::store::{Database, Journal};
 
 /// The backend, made only for runs that use it: others need neither its settings nor its journal.
 pub struct Modal {
+    purse: Arc<Purse>,
     make: Box<dyn Fn() -> ModalSettings + Send + Sync>,
     backend: OnceLock<ModalBackend>,
 }
@@ -39,6 +42,8 @@ impl Modal {
         let (variables, terminal) = (ambient.variables.clone(), terminal(ambient));
         let (directories, network) = (ambient.directories(folder), ambient.network());
         let access = access.cloned();
+        let purse = Arc::new(Purse::new(budget::caps(&plan.budget)));
+        let for_jobs = Arc::clone(&purse);
         let make = move || {
             let access = access.clone();
             ModalSettings {
@@ -59,13 +64,19 @@ impl Modal {
                 reuse,
                 terminal: terminal.clone(),
                 supervisor: supervisor.clone(),
+                purse: Arc::clone(&for_jobs),
             }
         };
-        Self { make: Box::new(make), backend: OnceLock::new() }
+        Self { purse, make: Box::new(make), backend: OnceLock::new() }
     }
 
     pub fn backend(&self) -> &ModalBackend {
         self.backend.get_or_init(|| ModalBackend::new((self.make)()))
+    }
+
+    /// What the jobs of the run may spend there.
+    pub fn purse(&self) -> &Purse {
+        &self.purse
     }
 
     /// Connects already, while the run is being prepared.

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::backend::Cancel;
-use crate::backend::modal::quote::{Prices, WORKSPACE};
+use crate::backend::modal::quote::{Prices, Quote, WORKSPACE};
+use crate::base::money::Dollars;
 use crate::domain::{JobId, Place};
 use crate::engine;
-use crate::plan::spec::{Plan, PlannedJob};
+use crate::event;
+use crate::plan::spec::{OnExceed, Plan, PlannedJob};
 use crate::process::Supervisor;
 use crate::route;
 use crate::store::{Database, History};
 use crate::workspace::facts::{Gatherer, Surroundings};
 
 use super::ambient::{self, Ambient};
+use super::budget::{Guard, Refusal};
 use super::error::CommandError;
 use super::modal::Modal;
 use super::remote::ModalFacts;
@@ -56,26 +59,36 @@ pub enum Quotes<'a> {
 }
 
 /// Decides for every attempt at every job before the first one starts, so that facts are gathered once and the
-/// engine need not wait. Jobs whose rules do not look at the attempt keep their place.
-pub async fn decide(plan: &Plan, gatherer: &Gatherer, quotes: Quotes<'_>) -> engine::Decide {
-    let prices = OnceCell::new();
+/// engine need not wait. Jobs whose rules do not look at the attempt keep their place. A job whose place would cost
+/// more than `[budget]` leaves runs here, or nothing is run at all.
+pub async fn decide(
+    plan: &Plan,
+    gatherer: &Gatherer,
+    quotes: Quotes<'_>,
+) -> Result<engine::Decide, CommandError> {
+    let mut treasurer = match quotes {
+        Quotes::By(modal) => Some(Treasurer::new(plan, gatherer, modal).await),
+        Quotes::Unasked => None,
+    };
     let mut decisions: BTreeMap<JobId, Vec<engine::Decision>> = BTreeMap::new();
     for job in &plan.jobs {
         let mut of_job = Vec::new();
         for attempt in 1..=attempts(job) {
-            let mut decision = in_short(gatherer.decide(job, attempt).await);
-            if let (Place::Modal, Quotes::By(modal)) = (decision.place, quotes) {
-                quote(&mut decision, job, prices.get_or_init(|| modal.prices()).await);
-            }
-            of_job.push(decision);
+            let decision = in_short(gatherer.decide(job, attempt).await);
+            of_job.push(match &mut treasurer {
+                Some(treasurer) if decision.place == Place::Modal && !job.is_group() => {
+                    treasurer.weigh(job, attempt, decision).await?
+                }
+                _ => decision,
+            });
         }
         decisions.insert(job.id.clone(), of_job);
     }
-    Arc::new(move |job: &PlannedJob, attempt| {
+    Ok(Arc::new(move |job: &PlannedJob, attempt| {
         let of_job = decisions.get(&job.id).expect("every job of the plan was decided");
         let index = (attempt as usize).clamp(1, of_job.len()) - 1;
         of_job[index].clone()
-    })
+    }))
 }
 
 /// How many attempts can be decided differently.
@@ -84,13 +97,62 @@ fn attempts(job: &PlannedJob) -> u32 {
     if conditions.any(|condition| condition.fact == Fact::Attempt) { 1 + job.retry.max } else { 1 }
 }
 
-/// What a run on Modal costs at least, by the prices that accel knows.
-fn quote(decision: &mut engine::Decision, job: &PlannedJob, prices: &Prices) {
-    let quote = prices.quote(&job.spec);
-    decision.reason = format!("{}, {quote}", decision.reason);
+/// Says of jobs on Modal what they cost, and keeps those here that `[budget]` has no money for.
+struct Treasurer<'a> {
+    plan: &'a Plan,
+    gatherer: &'a Gatherer,
+    modal: &'a Modal,
+    guard: Option<Guard>,
+    prices: OnceCell<Prices>,
+}
+
+impl<'a> Treasurer<'a> {
+    async fn new(plan: &'a Plan, gatherer: &'a Gatherer, modal: &'a Modal) -> Self {
+        let guard = Guard::of(plan, &gatherer.ledger()).await;
+        Self { plan, gatherer, modal, guard, prices: OnceCell::new() }
+    }
+
+    async fn weigh(
+        &mut self,
+        job: &PlannedJob,
+        attempt: u32,
+        decision: engine::Decision,
+    ) -> Result<engine::Decision, CommandError> {
+        let quote = self.prices.get_or_init(|| self.modal.prices()).await.quote(&job.spec);
+        let expected = self.gatherer.sandbox_time(job).await.map(|time| quote.of(time));
+        if let Some(expected) = expected {
+            self.modal.purse().expect(&job.id, expected);
+        }
+        // One attempt at a time costs, and those that follow are held back when they come.
+        if let (Some(guard), 1) = (&mut self.guard, attempt)
+            && let Err(refusal) = guard.admit(job, &quote, expected)
+        {
+            let on_exceed = self.plan.budget.on_exceed;
+            if job.strict || on_exceed == OnExceed::Stop {
+                return Err(refusal.into_error(job, on_exceed));
+            }
+            return Ok(kept_here(decision, &refusal));
+        }
+        Ok(quoted(decision, quote, expected))
+    }
+}
+
+/// With what a run on Modal costs at least, by the prices that accel knows.
+fn quoted(decision: engine::Decision, quote: Quote, expected: Option<Dollars>) -> engine::Decision {
+    let engine::Decision { place, reason, mut reasons, .. } = decision;
+    let expectation = expected.map(|cost| format!(", ≥ {cost} expected")).unwrap_or_default();
     let whose = if quote.source == WORKSPACE { "the workspace's prices" } else { "published prices" };
-    decision.reasons.push(format!("costs {quote} by {whose} of {}", quote.as_of));
-    decision.quote = Some(quote.into());
+    reasons.push(format!("costs {quote}{expectation} by {whose} of {}", quote.as_of));
+    let reason = format!("{reason}, {quote}{expectation}");
+    let quote = event::Quote { expected, ..quote.into() };
+    engine::Decision { place, reason, reasons, quote: Some(quote) }
+}
+
+fn kept_here(decision: engine::Decision, refusal: &Refusal) -> engine::Decision {
+    let mut reasons = decision.reasons;
+    reasons.push(refusal.to_string());
+    let reason = format!("{refusal}; else on modal: {}", decision.reason);
+    engine::Decision { place: Place::Local, reason, reasons, quote: None }
 }
 
 fn in_short(decision: route::Decision) -> engine::Decision {

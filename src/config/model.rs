@@ -486,9 +486,10 @@ pub struct Budget {
     pub value_of_time: Setting<Dollars>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnExceed {
     Local,
+    #[default]
     Stop,
 }
 

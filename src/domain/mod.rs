@@ -61,12 +61,14 @@ pub enum Cause {
     Preempted,
     /// The timeout over all attempts passed.
     Timeout,
+    /// What may be spent is spent (`[budget]`).
+    Budget,
     /// The command itself failed, or the job asks for what cannot be: a secret that does not exist, say.
     Command,
 }
 
 impl Cause {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Infra,
         Self::Unreachable,
         Self::Auth,
@@ -76,6 +78,7 @@ impl Cause {
         Self::Oom,
         Self::Preempted,
         Self::Timeout,
+        Self::Budget,
         Self::Command,
     ];
 
@@ -90,6 +93,7 @@ impl Cause {
             Self::Oom => "oom",
             Self::Preempted => "preempted",
             Self::Timeout => "timeout",
+            Self::Budget => "budget",
             Self::Command => "command",
         }
     }

@@ -173,6 +173,7 @@ impl Attempt {
             self.deadline = self.measure.limit.and_then(|limit| Instant::now().checked_add(limit));
             ladder.start_clock(self.deadline);
         }
+        ladder.until_used_up(session.used_up());
         let began = Instant::now();
         let executed = ladder.supervise(session.execute(self.output)).await;
         ladder.stop_clock();
@@ -183,7 +184,7 @@ impl Attempt {
             Err(failure) => return (self.without_exit(ladder, failure), None),
         };
         match ladder.stopped() {
-            Some(Stopped::ByUser) => (Outcome::Verdict(Verdict::Cancelled { exit: Some(exit) }), None),
+            Some(Stopped::User) => (Outcome::Verdict(Verdict::Cancelled { exit: Some(exit) }), None),
             Some(stopped) => (Outcome::Verdict(self.stopped_verdict(stopped, Some(exit))), Some(exit)),
             None if exit.success() => (Outcome::Verdict(Verdict::Passed), Some(exit)),
             None => (Outcome::Verdict(Verdict::Failed { exit }), Some(exit)),
@@ -234,8 +235,9 @@ impl Attempt {
 
     fn stopped_verdict(&self, stopped: Stopped, exit: Option<Exit>) -> Verdict {
         match stopped {
-            Stopped::ByUser => Verdict::Cancelled { exit },
-            Stopped::ByTimeout => Verdict::TimedOut { limit: self.measure.limit.unwrap_or_default() },
+            Stopped::User => Verdict::Cancelled { exit },
+            Stopped::Timeout => Verdict::TimedOut { limit: self.measure.limit.unwrap_or_default() },
+            Stopped::Budget(failure) => errored(failure),
         }
     }
 

@@ -1,20 +1,20 @@
-//! The cancel ladder of one attempt: follows the run's cancellation, adds the job's timeout, and turns a polite
-//! stop into a kill when the grace is over.
+//! The cancel ladder of one attempt: follows the run's cancellation, adds the job's timeout and the end of what it may
+//! cost, and turns a polite stop into a kill when the grace is over.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backend::{Cancel, CancelLevel, CancelSource, StopReason};
+use crate::backend::{BoxFuture, Cancel, CancelLevel, CancelSource, Failure, StopReason};
 
 /// Why an attempt was told to stop. The first reason stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stopped {
-    ByUser,
-    ByTimeout,
+    User,
+    Timeout,
+    Budget(Failure),
 }
 
-#[derive(Debug)]
 pub(super) struct Ladder {
     job: CancelSource,
     run: Cancel,
@@ -24,6 +24,7 @@ pub(super) struct Ladder {
     /// Suspended time that the deadline makes up for.
     suspended: Duration,
     kill_at: Option<Instant>,
+    used_up: Option<BoxFuture<'static, Failure>>,
     stopped: Option<Stopped>,
 }
 
@@ -37,6 +38,7 @@ impl Ladder {
             grace,
             deadline: None,
             kill_at: None,
+            used_up: None,
             stopped: None,
         };
         ladder.catch_up();
@@ -56,7 +58,12 @@ impl Ladder {
     }
 
     pub(super) fn stopped(&self) -> Option<Stopped> {
-        self.stopped
+        self.stopped.clone()
+    }
+
+    /// The job is told to stop once this resolves.
+    pub(super) fn until_used_up(&mut self, used_up: Option<BoxFuture<'static, Failure>>) {
+        self.used_up = used_up;
     }
 
     /// The job's time ends then, unless [`stop_clock`](Self::stop_clock) comes first.
@@ -79,6 +86,7 @@ impl Ladder {
                 level = self.run.above(self.seen) => self.follow(level),
                 () = reached(self.kill_at) => self.kill(),
                 () = reached(self.deadline) => self.time_out(),
+                failure = spent(&mut self.used_up) => self.overspend(failure),
             }
         }
     }
@@ -87,9 +95,9 @@ impl Ladder {
         self.seen = level;
         match level {
             CancelLevel::Run | CancelLevel::Drain => {}
-            CancelLevel::Stop(reason) => self.stop(reason, Stopped::ByUser),
+            CancelLevel::Stop(reason) => self.stop(reason, Stopped::User),
             CancelLevel::Kill => {
-                self.stopped.get_or_insert(Stopped::ByUser);
+                self.stopped.get_or_insert(Stopped::User);
                 self.kill();
             }
         }
@@ -104,7 +112,12 @@ impl Ladder {
             return;
         }
         self.deadline = None;
-        self.stop(StopReason::Terminate, Stopped::ByTimeout);
+        self.stop(StopReason::Terminate, Stopped::Timeout);
+    }
+
+    fn overspend(&mut self, failure: Failure) {
+        self.used_up = None;
+        self.stop(StopReason::Terminate, Stopped::Budget(failure));
     }
 
     fn stop(&mut self, reason: StopReason, why: Stopped) {
@@ -126,6 +139,13 @@ async fn reached(moment: Option<Instant>) {
     }
 }
 
+async fn spent(used_up: &mut Option<BoxFuture<'static, Failure>>) -> Failure {
+    match used_up {
+        Some(used_up) => used_up.await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +160,6 @@ mod tests {
         ladder.supervise(tokio::time::sleep(Duration::from_secs(7))).await;
         assert_eq!(ladder.stopped(), None);
         ladder.supervise(tokio::time::sleep(Duration::from_secs(2))).await;
-        assert_eq!(ladder.stopped(), Some(Stopped::ByTimeout));
+        assert_eq!(ladder.stopped(), Some(Stopped::Timeout));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{FallbackPolicy, Jitter, growth};
 use crate::backend::{Prospect, Shortage};
 use crate::domain::{Cause, Place};
-use crate::plan::spec::{FallbackOn, FallbackSpec, PlannedJob, Retry};
+use crate::plan::spec::{FallbackOn, FallbackSpec, OnExceed, PlannedJob, Retry};
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
@@ -37,6 +37,7 @@ pub(super) struct Situation {
     pub retries: u32,
     /// Places already tried, the present one among them.
     pub tried: Vec<Place>,
+    pub on_exceed: OnExceed,
 }
 
 impl Situation {
@@ -93,6 +94,10 @@ impl Situation {
     }
 
     fn fallback(&self, job: &PlannedJob, cause: Cause) -> Option<Place> {
+        if cause == Cause::Budget {
+            let here = self.on_exceed == OnExceed::Local && !self.tried.contains(&Place::Local);
+            return here.then_some(Place::Local);
+        }
         let applies = |on: &FallbackOn| match on {
             FallbackOn::Cause(named) => *named == cause,
             FallbackOn::QueueLonger(_) => cause == Cause::Queue,

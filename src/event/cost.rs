@@ -15,6 +15,10 @@ pub struct Quote {
     #[serde(rename = "at_least_usd_per_hour", serialize_with = "usd")]
     #[schemars(with = "f64")]
     pub per_hour: Dollars,
+    /// US dollars that the job is expected to cost at least, by its earlier runs; absent where none are known.
+    #[serde(rename = "expected_usd", serialize_with = "some_usd", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<f64>")]
+    pub expected: Option<Dollars>,
     /// A GPU that is not part of the amount, since its price is not known.
     pub unpriced: Option<String>,
     /// When the prices were entered or asked for: `2026-06`, `2026-06-30`.
@@ -53,4 +57,11 @@ pub struct RecordedCost {
 
 fn usd<S: Serializer>(amount: &Dollars, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(amount.0 as f64 / 1e6)
+}
+
+fn some_usd<S: Serializer>(amount: &Option<Dollars>, serializer: S) -> Result<S::Ok, S::Error> {
+    match amount {
+        Some(amount) => usd(amount, serializer),
+        None => serializer.serialize_none(),
+    }
 }

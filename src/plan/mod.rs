@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::model::{Config, Layer, OnExceed, Route, Valued};
+use crate::config::model::{Budget, Config, Layer, Route, Valued};
 use crate::diag::Diagnostic;
 use crate::domain::JobId;
 
@@ -132,7 +132,7 @@ fn assemble(config: &Config, origins: &Origins<'_>, requested: Vec<JobId>, jobs:
         jobs,
         requested,
         images,
-        budget: budget(config),
+        budget: limits(&config.budget),
         provenance: provenance(config, origins),
     }
 }
@@ -147,13 +147,13 @@ pub fn sync_set(config: &Config) -> SyncSet {
     }
 }
 
-fn budget(config: &Config) -> BudgetLimits {
-    let budget = &config.budget;
+/// What `[budget]` says.
+pub fn limits(budget: &Budget) -> BudgetLimits {
     BudgetLimits {
         per_run: budget.per_run.as_ref().map(|amount| amount.value),
         per_day: budget.per_day.as_ref().map(|amount| amount.value),
         prewarm_per_day: budget.prewarm_per_day.as_ref().map(|amount| amount.value),
-        stop_when_exceeded: budget.on_exceed.as_ref().is_some_and(|what| what.value == OnExceed::Stop),
+        on_exceed: budget.on_exceed.as_ref().map(|what| what.value).unwrap_or_default(),
         value_of_time: budget.value_of_time.as_ref().map(|amount| amount.value),
     }
 }

@@ -15,8 +15,8 @@ use crate::base::digest::{Digest, DigestBuilder};
 use crate::base::money::Dollars;
 use crate::base::size::Bytes;
 pub use crate::config::model::{
-    Condition, Escalate, FallbackOn, Installer, LocalEngine, OnBusy, PipOptions, Poetry, Range, RegistryAuth,
-    Retry, RuleTarget, Secret, Shard, StopSignal, UvSync, Volume, Warm, WatchNotify,
+    Condition, Escalate, FallbackOn, Installer, LocalEngine, OnBusy, OnExceed, PipOptions, Poetry, Range,
+    RegistryAuth, Retry, RuleTarget, Secret, Shard, StopSignal, UvSync, Volume, Warm, WatchNotify,
 };
 pub use crate::domain::Gpu;
 use crate::domain::{JobId, Place};
@@ -88,12 +88,12 @@ pub struct SyncSet {
     pub max_size: Bytes,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct BudgetLimits {
     pub per_run: Option<Dollars>,
     pub per_day: Option<Dollars>,
     pub prewarm_per_day: Option<Dollars>,
-    pub stop_when_exceeded: bool,
+    pub on_exceed: OnExceed,
     pub value_of_time: Option<Dollars>,
 }
 

@@ -8,9 +8,10 @@
 //!
 //! What must stay true: the intent is on the disk before the create call is sent; a [`Lease`] is made by the journal
 //! alone and is used up by settling it; a lease is settled at most once; a lease whose owner lives is never taken
-//! over. An owner is one accel process; it lives as long as its lock file is locked, so that no guess about process
-//! ids is needed: a killed process has let go, a suspended one has not. A parked lease has no owner: it belongs to
-//! nobody until it is claimed ([`warm`]). Who ends leftover sandboxes is `backend::modal::sweep`.
+//! over. What a lease costs is in the ledger by the same transactions ([`super::ledger`]). An owner is one accel
+//! process; it lives as long as its lock file is locked, so that no guess about process ids is needed: a killed
+//! process has let go, a suspended one has not. A parked lease has no owner: it belongs to nobody until it is claimed
+//! ([`warm`]). Who ends leftover sandboxes is `backend::modal::sweep`.
 
 mod host;
 mod record;
@@ -26,7 +27,9 @@ use rusqlite::{Connection, params};
 
 use super::Lock;
 use super::database::{Database, DatabaseError, Durability};
+use super::ledger::{self, Exceeded, Whose};
 use crate::base::files::FileError;
+use crate::base::money::Dollars;
 use crate::event::now_ms;
 use host::{host_word, make_private};
 use record::{COLUMNS, insert, select, time};
@@ -41,6 +44,9 @@ pub enum JournalError {
     Database(#[from] DatabaseError),
     #[error(transparent)]
     File(#[from] FileError),
+    /// Nothing was written.
+    #[error("{0}")]
+    Exceeded(Exceeded),
 }
 
 impl JournalError {
@@ -116,6 +122,10 @@ pub struct Lease {
     entry: Entry,
     /// Holds the owner's lock as long as the lease lives.
     owner: Arc<Owner>,
+    /// What the ledger holds for it.
+    held: Dollars,
+    /// What it has cost, once that was measured.
+    spent: Option<Dollars>,
 }
 
 impl Journal {
@@ -127,7 +137,7 @@ impl Journal {
         &self.0.database
     }
 
-    /// Writes the intent down. It is on the disk when this returns.
+    /// Writes the intent down, and in the ledger what is held for it. Both are on the disk when this returns.
     pub async fn intend(&self, intent: Intent) -> Result<Lease, JournalError> {
         let owner = self.owner();
         let entry = Entry {
@@ -152,15 +162,26 @@ impl Journal {
             settled: None,
             idle_ends_at_ms: None,
         };
-        let written = entry.clone();
+        let (written, wanted) = (entry.clone(), intent.hold);
         owner.hold(&entry);
-        let inserted =
-            self.0.database.write(Durability::Disk, move |connection| insert(connection, &written)).await;
-        if let Err(error) = inserted {
-            owner.let_go(&entry.lease);
-            return Err(error.into());
+        let write = move |connection: &Connection| {
+            let granted = ledger::hold(connection, &whose(&written), &wanted)?;
+            if granted.is_ok() {
+                insert(connection, &written)?;
+            }
+            Ok(granted)
+        };
+        let granted = match self.0.database.write(Durability::Disk, write).await {
+            Ok(granted) => granted.map_err(JournalError::Exceeded),
+            Err(error) => Err(error.into()),
+        };
+        match granted {
+            Ok(held) => Ok(Lease { database: self.0.database.clone(), entry, owner, held, spent: None }),
+            Err(error) => {
+                owner.let_go(&entry.lease);
+                Err(error)
+            }
         }
-        Ok(Lease { database: self.0.database.clone(), entry, owner })
     }
 
     /// What this process has not settled yet, oldest first. From memory, for those who have no time for the disk: an
@@ -244,7 +265,8 @@ impl Journal {
         }
         let entry = Entry { owner: owner.id.clone(), pid: std::process::id(), ..entry.clone() };
         owner.hold(&entry);
-        Ok(Some(Lease { database: self.0.database.clone(), entry, owner }))
+        let held = Dollars(0);
+        Ok(Some(Lease { database: self.0.database.clone(), entry, owner, held, spent: None }))
     }
 
     /// Forgets leases settled before `time`.
@@ -330,6 +352,17 @@ impl DeadOwner {
     }
 }
 
+fn whose(entry: &Entry) -> Whose<'_> {
+    Whose {
+        lease: &entry.lease,
+        run: &entry.run,
+        project: &entry.project,
+        job: &entry.job,
+        began_ms: entry.intended_at_ms,
+        expires_ms: entry.expires_at_ms,
+    }
+}
+
 fn is_overdue(entry: &Entry) -> bool {
     now_ms() >= entry.expires_at_ms.saturating_add(millis(EXPIRY_GRACE))
 }
@@ -341,6 +374,16 @@ impl Lease {
 
     pub fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// What the ledger held for it in the beginning.
+    pub fn held(&self) -> Dollars {
+        self.held
+    }
+
+    /// What the sandbox has cost: written down when it is settled.
+    pub fn note_spent(&mut self, spent: Dollars) {
+        self.spent = Some(spent);
     }
 
     /// The tags that the sandbox must carry, so that it is found when its id was lost.
@@ -362,6 +405,20 @@ impl Lease {
         self.enter(LeaseState::Created).await
     }
 
+    /// Nothing is held for it any more: the sandbox is about to be ended, or another one takes its place.
+    pub async fn release(&self) -> Result<(), JournalError> {
+        let id = self.entry.lease.clone();
+        let change = move |connection: &Connection| ledger::park(connection, &id, None);
+        Ok(self.database.write(Durability::Process, change).await?)
+    }
+
+    /// A machine was found after a wait that costs nothing.
+    pub async fn placed(&self) -> Result<(), JournalError> {
+        let id = self.entry.lease.clone();
+        let change = move |connection: &Connection| ledger::begin(connection, &id, now_ms());
+        Ok(self.database.write(Durability::Process, change).await?)
+    }
+
     /// The command was started.
     pub async fn running(&mut self) -> Result<(), JournalError> {
         self.enter(LeaseState::Running).await
@@ -374,10 +431,11 @@ impl Lease {
 
     /// The sandbox is gone, or never was. False when somebody else has settled the lease before.
     pub async fn settle(self, how: Settlement) -> Result<bool, JournalError> {
-        let id = self.entry.lease.clone();
+        let (id, spent) = (self.entry.lease.clone(), self.spent);
         let changed = self
             .database
             .write(Durability::Disk, move |connection| {
+                ledger::settle(connection, &id, how, spent, now_ms())?;
                 connection.execute(
                     "UPDATE lease SET state = 'settled', settled = ?2, changed_at = ?3
                      WHERE id = ?1 AND state <> 'settled'",

@@ -6,7 +6,7 @@
 //!
 //! | path | owner |
 //! |---|---|
-//! | `<state>/accel.db` | [`database`]; its tables: [`history`], [`journal`], [`remembered`], [`runs`] |
+//! | `<state>/accel.db` | [`database`]; its tables: [`history`], [`journal`], [`ledger`], [`remembered`], [`runs`] |
 //! | `<state>/history.spool`, `history.folding`, `history.lock` | [`history`] |
 //! | `<state>/logs/` | [`runs`]; the format of a file: [`log`] |
 //! | `<state>/host`, `<state>/owners/` | [`journal`] |
@@ -17,6 +17,7 @@ pub mod database;
 pub mod directories;
 pub mod history;
 pub mod journal;
+pub mod ledger;
 pub mod lock;
 pub mod log;
 pub mod remembered;
@@ -26,5 +27,6 @@ pub use database::{Database, DatabaseError};
 pub use directories::{Directories, DirectoryError};
 pub use history::History;
 pub use journal::{Journal, Lease};
+pub use ledger::Ledger;
 pub use lock::Lock;
 pub use remembered::Remembered;

@@ -8,6 +8,7 @@ mod world;
 
 #[path = "../support/beacons.rs"]
 mod beacons;
+mod budget;
 
 mod cli_basics;
 mod cli_commands;

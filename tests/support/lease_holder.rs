@@ -13,6 +13,7 @@ use std::path::Path;
 
 use accel::event::now_ms;
 use accel::store::journal::{Intent, LeaseId, Purpose, SandboxKind, Settlement};
+use accel::store::ledger::Hold;
 use accel::store::runs::{JobRun, Runs};
 use accel::store::{Database, Directories, Journal};
 
@@ -44,6 +45,7 @@ fn intent(account: &str, run: &str) -> Intent {
         kind: SandboxKind::V2,
         purpose: Purpose::OneShot,
         expires_at_ms: now_ms() + 600_000,
+        hold: Hold::default(),
     }
 }
 

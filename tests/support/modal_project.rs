@@ -96,6 +96,7 @@ impl Project {
             reuse: accel::backend::modal::Reuse::Allowed,
             terminal: None,
             supervisor: Supervisor::new(Ownership::Shared),
+            purse: Default::default(),
         }
     }
 

@@ -26,6 +26,7 @@ use super::ids::{Ids, Used};
 use super::launch::Ground;
 use super::link::{Access, Link};
 use super::opening::{Opened, Opening};
+use super::purse::Purse;
 use super::quote::Prices;
 use super::rates::Rates;
 use super::reporter::Reporter;
@@ -40,7 +41,7 @@ use crate::event::{Emitter, Level};
 use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
 use crate::process::Supervisor;
 use crate::store::journal::Entry;
-use crate::store::{Directories, Journal, Remembered};
+use crate::store::{Directories, Journal, Ledger, Remembered};
 
 /// What the edge knows and the backend does not look up itself.
 #[derive(Clone)]
@@ -63,6 +64,7 @@ pub struct ModalSettings {
     pub terminal: Option<TerminalKind>,
     /// Answers for the terminal's modes.
     pub supervisor: Supervisor,
+    pub purse: Arc<Purse>,
 }
 
 /// Whether what earlier runs have kept is used.
@@ -222,6 +224,7 @@ impl Core {
                 project: settings.project.clone(),
                 app_name: settings.target.app.clone(),
                 run: settings.run.clone(),
+                purse: Arc::clone(&settings.purse),
                 aside: self.aside.clone(),
             },
             memory,
@@ -248,7 +251,8 @@ impl Core {
         let Opened { link, running, delta, stay } = opened;
         let core = Arc::clone(self);
         let started = tokio::time::Instant::now();
-        let quote = shared.rates.prices().await.quote(&request.spec);
+        let ledger = Ledger::new(self.settings.journal.database().clone());
+        let tab = self.settings.purse.tab(&running.sandbox.lease, &running.quote, ledger, link.clock());
         Ok(ModalSession {
             core,
             link,
@@ -261,7 +265,7 @@ impl Core {
             fate: Fate::Runs,
             keyboard: self.keyboard.clone(),
             started,
-            quote,
+            tab,
         })
     }
 }

@@ -46,8 +46,15 @@ pub(super) struct Limits {
 }
 
 /// A sandbox that is kept may be taken for a last run just before it reaches `max`, and lives to the end of that.
-pub(super) fn limits(timeout: Option<Duration>, keep: Option<Keep>, spec: &SandboxSpec) -> Limits {
-    let one_run = timeout.map_or(LONGEST_LIFE, |timeout| one_run(timeout, spec));
+/// `most` is how long one run may last for what it may cost.
+pub(super) fn limits(
+    timeout: Option<Duration>,
+    keep: Option<Keep>,
+    spec: &SandboxSpec,
+    most: Option<Duration>,
+) -> Limits {
+    let needed = lifetime(timeout, spec);
+    let one_run = most.map_or(needed, |most| most.min(needed));
     match keep {
         None => Limits { lifetime: one_run, idle: IDLE },
         Some(keep) => Limits {
@@ -55,6 +62,11 @@ pub(super) fn limits(timeout: Option<Duration>, keep: Option<Keep>, spec: &Sandb
             idle: keep.idle.max(LEAST_IDLE),
         },
     }
+}
+
+/// How long the server lets a sandbox live that is not kept.
+pub fn lifetime(timeout: Option<Duration>, spec: &SandboxSpec) -> Duration {
+    timeout.map_or(LONGEST_LIFE, |timeout| one_run(timeout, spec))
 }
 
 fn one_run(timeout: Duration, spec: &SandboxSpec) -> Duration {

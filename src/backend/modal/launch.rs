@@ -15,6 +15,8 @@ use super::error::{ErrorKind, ModalError};
 use super::generation;
 use super::link::{Link, insecure_router};
 use super::method::client;
+use super::purse::{self, Purse};
+use super::quote::{Prices, Quote};
 use super::refusal;
 use super::reporter::{Reporter, seconds};
 use super::router::{Renew, Router, RouterAccess};
@@ -26,7 +28,7 @@ use crate::backend::{BoxFuture, CancelLevel, Failure, OpenRequest};
 use crate::domain::{Cause, Gpu};
 use crate::event::{Level, Step, StepOutcome, now_ms};
 use crate::plan::spec::GpuChoice;
-use crate::store::journal::{Intent, LeaseId, Purpose, SandboxKind, Settlement};
+use crate::store::journal::{Intent, JournalError, LeaseId, Purpose, SandboxKind, Settlement, tag};
 use crate::store::{Journal, Lease};
 
 /// Between two questions whether a machine was found.
@@ -47,6 +49,7 @@ pub(super) struct Ground {
     pub(super) project: String,
     pub(super) app_name: String,
     pub(super) run: String,
+    pub(super) purse: Arc<Purse>,
     /// Work beside the jobs: create calls that nobody waits for any more, until what they made is ended; the sweep.
     pub(super) aside: TaskTracker,
 }
@@ -57,6 +60,7 @@ pub(super) struct Launch<'a> {
     pub(super) request: &'a OpenRequest,
     pub(super) reporter: &'a Reporter,
     pub(super) parts: &'a Parts,
+    pub(super) prices: &'a Prices,
     pub(super) worktree: String,
 }
 
@@ -69,6 +73,8 @@ pub(super) struct Running {
     pub(super) url: String,
     /// Where open ports are reached, if the server has said so already.
     pub(super) tunnels: Vec<wire::TunnelData>,
+    /// What it costs.
+    pub(super) quote: Quote,
 }
 
 /// What a create call made.
@@ -127,8 +133,10 @@ impl Launch<'_> {
     async fn attempt(&self, gpu: Option<&Gpu>, limit: Duration) -> Result<Attempt, Trouble> {
         let kind = generation::kind(gpu, &self.link.settings);
         let spec = &self.request.spec;
-        let limits = definition::limits(self.request.timeout, self.request.keep, spec);
-        let lease = self.intend(kind, limits.lifetime).await?;
+        let quote = self.prices.quote_with(spec, gpu);
+        let most = self.ground.purse.most(quote.per_hour, spec.stop_timeout);
+        let limits = definition::limits(self.request.timeout, self.request.keep, spec, most);
+        let lease = self.intend(kind, limits.lifetime, &quote).await?;
         let definition = definition::sandbox(spec, self.parts, gpu, limits);
         let call = self.create_call(kind, definition, &lease);
         let asked = Instant::now();
@@ -142,7 +150,10 @@ impl Launch<'_> {
         let limit = limit.saturating_sub(asked.elapsed());
         match self.until_ready(&sandbox, created, gpu, limit).await {
             Ok(Some(Ready { router, task, url, tunnels })) => {
-                Ok(Attempt::Placed(Box::new(Running { sandbox, router, task, url, tunnels })))
+                if asked.elapsed() > UNSHOWN_WAIT {
+                    sandbox.placed().await;
+                }
+                Ok(Attempt::Placed(Box::new(Running { sandbox, router, task, url, tunnels, quote })))
             }
             Ok(None) => {
                 self.take_back(sandbox).await;
@@ -167,14 +178,14 @@ impl Launch<'_> {
         haste(self.request.cancel.level())
     }
 
-    async fn intend(&self, kind: SandboxKind, lifetime: Duration) -> Result<Lease, Failure> {
+    async fn intend(&self, kind: SandboxKind, lifetime: Duration, quote: &Quote) -> Result<Lease, Failure> {
         let ground = self.ground;
         let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         let intent = Intent {
             lease: LeaseId::new(),
             account: ground.account.clone(),
-            project: tag_value(&ground.project),
-            job: tag_value(self.request.job.as_str()),
+            project: tag::value(&ground.project),
+            job: tag::value(self.request.job.as_str()),
             run: ground.run.clone(),
             worktree: self.worktree.clone(),
             app: ground.app_name.clone(),
@@ -182,13 +193,15 @@ impl Launch<'_> {
             kind,
             purpose: if self.request.keep.is_some() { Purpose::Warm } else { Purpose::OneShot },
             expires_at_ms: now_ms().saturating_add(lifetime_ms),
+            hold: ground.purse.hold(&self.request.job, quote, lifetime)?,
         };
-        ground.journal.intend(intent).await.map_err(|error| {
-            Failure::new(
+        ground.journal.intend(intent).await.map_err(|error| match error {
+            JournalError::Exceeded(exceeded) => purse::exceeded(&exceeded),
+            error => Failure::new(
                 Cause::Infra,
                 format!("no sandbox was started, since it could not be noted: {error}"),
             )
-            .help(error.help())
+            .help(error.help()),
         })
     }
 
@@ -494,13 +507,6 @@ fn own_wait(choice: Option<&GpuChoice>, last: bool) -> Duration {
 /// What became of the wish for a GPU, or for any machine.
 fn about(choice: Option<&GpuChoice>, what: &str) -> String {
     choice.map_or_else(|| what.to_owned(), |choice| format!("{}: {what}", choice.gpu))
-}
-
-/// Tags are for finding sandboxes again: plain characters, not too many.
-fn tag_value(text: &str) -> String {
-    const LONGEST: usize = 63;
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    text.chars().map(plain).take(LONGEST).collect()
 }
 
 async fn reached(moment: Option<Instant>) {

@@ -34,6 +34,7 @@ pub mod method;
 mod opening;
 mod outputs;
 pub mod probe;
+pub mod purse;
 pub mod quote;
 mod rates;
 mod refusal;
@@ -60,6 +61,7 @@ mod way;
 pub mod wire;
 
 pub use backend::{ImageBuild, ModalBackend, ModalSettings, Reuse};
+pub use definition::lifetime;
 pub use link::Access;
 pub use terminal::TerminalKind;
 pub use variables::Color;

@@ -31,8 +31,8 @@ use crate::backend::{BoxFuture, Failure, Keep, OpenRequest};
 use crate::domain::Cause;
 use crate::event::{Level, Step, StepOutcome, now_ms};
 use crate::store::Journal;
-use crate::store::journal::SandboxKind;
-use crate::store::journal::warm::{WarmKey, Worn};
+use crate::store::journal::warm::{Claim, WarmKey, Worn};
+use crate::store::journal::{SandboxKind, tag};
 use crate::workspace::tree::Manifest;
 
 /// How long a kept sandbox may take to be connected to. It runs already, unlike a fresh one.
@@ -155,7 +155,9 @@ impl Opening<'_> {
             record: Some(record.clone()),
         };
         let Record { task, url, .. } = record;
-        let running = Running { sandbox, router, task, url, tunnels: Vec::new() };
+        // Of a list of GPUs nobody knows which it got: the cheapest.
+        let quote = self.shared.rates.prices().await.quote(&self.request.spec);
+        let running = Running { sandbox, router, task, url, tunnels: Vec::new(), quote };
         Ok(Kept::Opened(Box::new(Opened {
             link,
             running,
@@ -198,7 +200,15 @@ impl Opening<'_> {
 
     async fn take(&self, link: &Link, key: &WarmKey) -> Result<Option<(Sandbox, Record)>, Trouble> {
         let needed = definition::needed_life(self.request.timeout, &self.request.spec);
-        let lease = match self.journal().claim(key, needed).await {
+        let quote = self.shared.rates.prices().await.quote(&self.request.spec);
+        let longest = definition::lifetime(self.request.timeout, &self.request.spec);
+        let claim = Claim {
+            needed,
+            run: self.shared.ground.run.clone(),
+            job: tag::value(self.request.job.as_str()),
+            hold: self.shared.ground.purse.hold(&self.request.job, &quote, longest)?,
+        };
+        let lease = match self.journal().claim(key, claim).await {
             Ok(Some(lease)) => lease,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -275,6 +285,7 @@ impl Opening<'_> {
 
     async fn discard(&self, sandbox: Sandbox, why: &str) {
         self.tell(why).await;
+        sandbox.release().await;
         self.end(sandbox);
     }
 
@@ -324,12 +335,14 @@ impl Opening<'_> {
             _ = cancel.stopped() => return Err(Trouble::Stopped),
             prepared = prepared => prepared?,
         };
+        let prices = self.shared.rates.prices().await;
         let launch = Launch {
             link: &link,
             ground: &self.shared.ground,
             request: self.request,
             reporter: self.reporter,
             parts: &parts,
+            prices: &prices,
             worktree: warm::worktree(&self.request.root),
         };
         let running = link.board.telling(self.reporter, launch.run()).await?;

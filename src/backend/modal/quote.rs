@@ -14,6 +14,7 @@ use crate::base::money::Dollars;
 use crate::domain::Gpu;
 use crate::event;
 use crate::plan::spec::SandboxSpec;
+use crate::store::ledger;
 
 /// The source of rates that the server told.
 pub const WORKSPACE: &str = "workspace";
@@ -61,15 +62,15 @@ impl fmt::Display for Quote {
 impl From<Quote> for event::Quote {
     fn from(quote: Quote) -> Self {
         let Quote { per_hour, unpriced, as_of, source } = quote;
-        Self { per_hour, unpriced: unpriced.map(|gpu| gpu.to_string()), as_of, source }
+        let unpriced = unpriced.map(|gpu| gpu.to_string());
+        Self { per_hour, expected: None, unpriced, as_of, source }
     }
 }
 
 impl Quote {
     /// For a time that was measured.
     pub fn of(&self, time: Duration) -> Dollars {
-        // Millionths of a dollar: rounding is of no consequence.
-        Dollars((self.per_hour.0 as f64 * time.as_secs_f64() / SECONDS_PER_HOUR).round() as u64)
+        ledger::price(self.per_hour, time)
     }
 }
 
@@ -110,6 +111,12 @@ impl Prices {
         let per_second = (cores * self.cpu_core + gibibytes * self.memory_gib + gpu) * factor;
         let per_hour = Dollars((per_second * SECONDS_PER_HOUR * 1e6).round() as u64);
         Quote { per_hour, unpriced, as_of: self.as_of.clone(), source: self.source.clone() }
+    }
+
+    /// In a machine with this GPU, of those that are asked for.
+    pub fn quote_with(&self, spec: &SandboxSpec, gpu: Option<&Gpu>) -> Quote {
+        let chosen = spec.gpu.iter().filter(|choice| Some(&choice.gpu) == gpu).cloned().collect();
+        self.quote(&SandboxSpec { gpu: chosen, ..spec.clone() })
     }
 
     /// Of all that are asked for. A name without a size means the smaller one, and any means the cheapest.

@@ -107,6 +107,20 @@ impl Sandbox {
         }
     }
 
+    /// Nothing is held any more for what it is going to cost.
+    pub(super) async fn release(&self) {
+        if let Err(error) = self.lease.release().await {
+            tracing::debug!(%error, "the ledger goes on holding an amount");
+        }
+    }
+
+    /// A machine was found after a wait that costs nothing.
+    pub(super) async fn placed(&self) {
+        if let Err(error) = self.lease.placed().await {
+            tracing::debug!(%error, "the ledger counts the wait for a machine");
+        }
+    }
+
     /// Asks for the end. It may be asked for again.
     pub(super) async fn terminate(&self, haste: Haste) -> Result<(), Failure> {
         let total = match haste {

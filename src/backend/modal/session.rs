@@ -19,7 +19,7 @@ use super::link::Link;
 use super::method::client;
 use super::opening::Opening;
 use super::outputs::Outputs;
-use super::quote::Quote;
+use super::purse::Tab;
 use super::reporter::Reporter;
 use super::retry::RetryPolicy;
 use super::run::{Begun, Behind, Ended, Run, Unused};
@@ -61,7 +61,8 @@ pub(super) struct ModalSession {
     pub(super) keyboard: Keyboard,
     /// When the sandbox was there.
     pub(super) started: Instant,
-    pub(super) quote: Quote,
+    /// Keeps the sandbox paid for.
+    pub(super) tab: Option<Tab>,
 }
 
 /// accel's own input and terminal, which one job at a time may have.
@@ -219,7 +220,11 @@ impl ModalSession {
         let shared = self.core.shared().await?;
         let opening = Opening { core: &self.core, shared, request: &self.request, reporter: &self.reporter };
         opening.tell(why).await;
+        self.running.sandbox.release().await;
         let opened = opening.fresh(None).await.map_err(Trouble::into_failure)?;
+        if let Some(tab) = &self.tab {
+            tab.turn(&opened.running.sandbox.lease, &opened.running.quote);
+        }
         let old = std::mem::replace(&mut self.running, opened.running);
         opening.end(old.sandbox);
         (self.delta, self.stay) = (opened.delta, opened.stay);
@@ -326,12 +331,20 @@ impl Session for ModalSession {
         Box::pin(self.collect())
     }
 
+    fn used_up(&mut self) -> Option<BoxFuture<'static, Failure>> {
+        self.tab.clone().map(|tab| Box::pin(tab.used_up()) as BoxFuture<'static, Failure>)
+    }
+
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
         Box::pin(async move {
-            let Self { core, link, request, reporter, running, stay, fate, started, quote, .. } = *self;
+            let Self { core, link, request, reporter, mut running, stay, fate, started, .. } = *self;
             let haste = haste(request.cancel.level());
             let closing = Closing { core: &core, link: &link, request: &request, reporter: &reporter };
-            let lifetime = started.elapsed();
+            let (lifetime, quote) = (started.elapsed(), running.quote.clone());
+            let at_least = quote.of(lifetime);
+            if stay.is_none() {
+                running.sandbox.lease.note_spent(at_least);
+            }
             // What is recorded of a kept sandbox is that of other runs as well.
             let recording = stay.is_none().then(|| recorded(link.plane.clone(), &running.sandbox));
             let recording = async { recording?.await };
@@ -346,7 +359,7 @@ impl Session for ModalSession {
                 }
             };
             let (ended, recorded) = beside(ending, recording).await;
-            let cost = Cost { at_least: quote.of(lifetime), lifetime, quote: quote.into(), recorded };
+            let cost = Cost { at_least, lifetime, quote: quote.into(), recorded };
             reporter.emitter.emit(Event::JobCost { job: reporter.job.clone(), cost }).await;
             ended
         })

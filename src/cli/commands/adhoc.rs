@@ -148,6 +148,6 @@ fn place(plan: &Plan, context: &Context<'_>) -> Result<Place, CommandError> {
     let caller = routing::caller(context.ambient, None)?;
     let folder = context.folder()?;
     let gatherer = routing::gatherer(plan, context.ambient, caller, &supervisor, source.watch(), &folder);
-    let decide = runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
+    let decide = runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked))?;
     Ok(decide(&plan.jobs[0], 1).place)
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::backend::CancelSource;
 use crate::cli::Outcome;
 use crate::cli::args::ExplainArgs;
+use crate::cli::budget::{self, Guard};
 use crate::cli::context::Context;
 use crate::cli::printer::{Format, Printer, Style};
 use crate::cli::project::Project;
@@ -27,13 +28,29 @@ pub fn run(args: &ExplainArgs, context: &Context<'_>) -> Outcome {
     let prices = ModalFacts::new(&plan, context.ambient, context.ambient.directories(folder));
     let explained = runtime::runtime()?.block_on(async {
         let mut explained = Vec::new();
+        let mut guard = Guard::of(&plan, &gatherer.ledger()).await;
+        let standing = match guard {
+            Some(_) => {
+                budget::standing(&plan.budget, budget::today(&gatherer.ledger(), Some(&plan.project)).await)
+            }
+            None => None,
+        };
         for job in asked {
             let decision = gatherer.explain(job).await;
-            let price = priced(&decision).then(|| prices.quote(&job.spec));
+            let quote = priced(&decision).then(|| prices.quote(&job.spec));
+            let expected = gatherer.sandbox_time(job).await;
+            let refusal = match (&mut guard, &quote) {
+                (Some(guard), Some(quote)) if decision.place == Place::Modal => {
+                    guard.admit(job, quote, expected.map(|time| quote.of(time))).err()
+                }
+                _ => None,
+            };
+            let budget = refusal.map(|refusal| refusal.consequence(job, plan.budget.on_exceed));
             explained.push(Explained {
                 job: job.id.as_str(),
                 decision,
-                price: price.map(|quote| format!("{quote} by prices of {}", quote.as_of)),
+                budget: budget.or_else(|| standing.clone().filter(|_| quote.is_some())),
+                price: quote.map(|quote| format!("{quote} by prices of {}", quote.as_of)),
             });
         }
         explained
@@ -55,6 +72,9 @@ struct Explained<'a> {
     /// What a sandbox costs, where one may be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     price: Option<String>,
+    /// What `[budget]` says about it: what is left, or that nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<String>,
 }
 
 /// Whether the job may come to run on Modal.
@@ -63,7 +83,7 @@ fn priced(decision: &Decision) -> bool {
 }
 
 fn text(explained: &Explained<'_>, printer: &Printer) -> String {
-    let Explained { job, decision, price } = explained;
+    let Explained { job, decision, price, budget } = explained;
     let mut text =
         format!("{} runs on {}: {}\n", printer.paint(Style::Name, job), decision.place, decision.reason);
     for rule in &decision.rules {
@@ -76,6 +96,9 @@ fn text(explained: &Explained<'_>, printer: &Printer) -> String {
     text.push_str(&expected_text(decision));
     if let Some(price) = price {
         text.push_str(&format!("  a sandbox costs {price}\n"));
+    }
+    if let Some(budget) = budget {
+        text.push_str(&format!("  {budget}\n"));
     }
     text
 }

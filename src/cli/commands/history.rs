@@ -10,12 +10,16 @@ use crate::base::money::Dollars;
 use crate::base::size::Bytes;
 use crate::cli::Outcome;
 use crate::cli::args::HistoryArgs;
+use crate::cli::budget;
 use crate::cli::context::Context;
 use crate::cli::held::Held;
 use crate::cli::printer::{Format, Style};
+use crate::cli::runtime::runtime;
 use crate::domain::Place;
 use crate::event::now_ms;
+use crate::plan::spec::BudgetLimits;
 use crate::store::history::{Ending, Entry, Filter, KEPT, milliseconds, percentile};
+use crate::store::ledger::Account;
 
 /// Version of the `--json` document.
 const VERSION: u32 = 1;
@@ -23,12 +27,14 @@ const VERSION: u32 = 1;
 pub fn run(args: &HistoryArgs, context: &Context<'_>) -> Outcome {
     let held = Held::here(context)?;
     let project = held.project.clone().filter(|_| !args.all);
-    let entries = held.history.entries(&Filter { project, job: args.job.clone(), limit: KEPT })?;
+    let filter = Filter { project: project.clone(), job: args.job.clone(), limit: KEPT };
+    let entries = held.history.entries(&filter)?;
     held.mention_notices(&context.printer);
+    let today = runtime()?.block_on(budget::today(&held.ledger, project.as_deref()));
     let usual = usual(&entries);
     let shown = &entries[..entries.len().min(args.limit)];
     if context.printer.format == Format::Json {
-        context.printer.json(&Document { version: VERSION, runs: shown, usual: &usual })?;
+        context.printer.json(&Document { version: VERSION, runs: shown, usual: &usual, today })?;
         return Ok(0);
     }
     if entries.is_empty() {
@@ -39,6 +45,11 @@ pub fn run(args: &HistoryArgs, context: &Context<'_>) -> Outcome {
     let mut text = table(&rows_of_runs(shown, now_ms()), context);
     text.push('\n');
     text.push_str(&table(&rows_of_usual(&usual), context));
+    // The budget of one project says nothing about all of them.
+    let limits = if args.all { BudgetLimits::default() } else { held.limits };
+    if let Some(standing) = budget::standing(&limits, today) {
+        text.push_str(&format!("\n{standing}\n"));
+    }
     context.printer.result(text)?;
     Ok(0)
 }
@@ -49,6 +60,8 @@ struct Document<'a> {
     /// Newest first.
     runs: &'a [Entry],
     usual: &'a [Usual],
+    /// On Modal, since midnight, by all jobs; at least.
+    today: Account,
 }
 
 /// What the runs of a job in one place have in common.

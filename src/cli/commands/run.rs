@@ -132,7 +132,7 @@ fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
     let caller = routing::caller(context.ambient, None)?;
     let folder = context.folder()?;
     let gatherer = routing::gatherer(plan, context.ambient, caller, &supervisor, source.watch(), &folder);
-    let decide = runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked));
+    let decide = runtime()?.block_on(routing::decide(plan, &gatherer, Quotes::Unasked))?;
     let widest = plan.jobs.iter().map(|job| job.id.as_str().len()).max().unwrap_or(0);
     let line = |job: &crate::plan::spec::PlannedJob| {
         let name = context.printer.paint(Style::Name, &format!("{:widest$}", job.id.as_str()));

@@ -73,7 +73,7 @@ pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (C
         jobs,
         shared_routes,
         profile_route,
-        budget: settings::budget(keys.budget.take().map(|keys| keys.value).unwrap_or_default()),
+        budget: checker.budget(keys.budget.take().map(|keys| keys.value).unwrap_or_default()),
         mcp: checker.mcp(keys.mcp.take().map(|keys| keys.value).unwrap_or_default()),
         root: context.root,
         sources: checker.sources,

@@ -56,13 +56,28 @@ pub fn sync(keys: SyncKeys) -> SyncSettings {
     }
 }
 
-pub fn budget(keys: BudgetKeys) -> Budget {
-    Budget {
-        per_run: keys.per_run,
-        per_day: keys.per_day,
-        prewarm_per_day: keys.prewarm_per_day,
-        on_exceed: keys.on_exceed,
-        value_of_time: keys.value_of_time,
+impl Checker {
+    pub(super) fn budget(&mut self, keys: BudgetKeys) -> Budget {
+        let budget = Budget {
+            per_run: keys.per_run,
+            per_day: keys.per_day,
+            prewarm_per_day: keys.prewarm_per_day,
+            on_exceed: keys.on_exceed,
+            value_of_time: keys.value_of_time,
+        };
+        self.check_caps(&budget);
+        budget
+    }
+
+    /// Caps that cannot both be meant.
+    fn check_caps(&mut self, budget: &Budget) {
+        let Some(per_day) = &budget.per_day else { return };
+        for (name, cap) in [("per_run", &budget.per_run), ("prewarm_per_day", &budget.prewarm_per_day)] {
+            let Some(cap) = cap.as_ref().filter(|cap| cap.value > per_day.value) else { continue };
+            let text = format!("`{name}` allows more than `per_day`, which is {}", per_day.value);
+            let help = "make it the smaller one, or remove it";
+            self.contradiction(text, cap.origin.location, per_day.origin.location, help);
+        }
     }
 }
 

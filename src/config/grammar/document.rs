@@ -110,13 +110,13 @@ keys! {
 keys! {
     /// What runs may cost.
     BudgetKeys as "[budget]" {
-        /// Most for one run: `"$0.50"`.
+        /// Most for everything that one `accel run` starts on Modal: `"$0.50"`. A run that reaches it is stopped.
         per_run: Dollars,
-        /// Most for one day.
+        /// Most for everything of this project from this machine, since midnight.
         per_day: Dollars,
         /// Most for one day of sandboxes started ahead of need.
         prewarm_per_day: Dollars,
-        /// What happens at the limit: `local` runs here, `stop` runs nothing. Default: stop.
+        /// What becomes of jobs without money: `local` runs them here, but for strict ones, `stop` runs nothing. Default: stop.
         on_exceed: OnExceed,
         /// What an hour of waiting is worth to you; `route = "auto"` weighs it against cost.
         value_of_time: Dollars,

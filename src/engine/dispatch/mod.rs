@@ -184,6 +184,7 @@ impl Dispatcher {
                 policy: self.options.fallback,
                 retries: state.retries,
                 tried: state.places.clone(),
+                on_exceed: self.plan.budget.on_exceed,
             },
             jitter: self.options.jitter.clone(),
             backend: Arc::clone(backend),

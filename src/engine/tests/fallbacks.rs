@@ -75,7 +75,8 @@ async fn run(policy: Policy, cause: Cause, from: Place, moment: Moment) -> Seen 
 
 #[tokio::test(start_paused = true)]
 async fn a_job_moves_exactly_when_its_cause_is_named_and_nothing_forbids_it() {
-    for cause in Cause::ALL {
+    // Money has a policy of its own.
+    for cause in Cause::ALL.into_iter().filter(|cause| *cause != Cause::Budget) {
         for policy in POLICIES {
             for from in [Place::Local, Place::Modal] {
                 for moment in [Moment::Opening, Moment::Running, Moment::Fetching] {

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::super::spec::{
     BudgetLimits, CommandSpec, FallbackOn, FallbackSpec, GpuChoice, ImageSpec, LocalEngine, ModalTarget,
-    NetworkSpec, OnBusy, Plan, PlannedJob, Range, Retry, RoutingRule, RuleTarget, SyncSet, Warm, WatchNotify,
-    WatchSpec,
+    NetworkSpec, OnBusy, OnExceed, Plan, PlannedJob, Range, Retry, RoutingRule, RuleTarget, SyncSet, Warm,
+    WatchNotify, WatchSpec,
 };
 use super::image::image_view;
 use crate::base::duration::ExactDuration;
@@ -97,7 +97,7 @@ fn sync_view(sync: &SyncSet) -> Value {
 }
 
 fn budget_view(budget: &BudgetLimits) -> Option<Value> {
-    let BudgetLimits { per_run, per_day, prewarm_per_day, stop_when_exceeded, value_of_time } = budget;
+    let BudgetLimits { per_run, per_day, prewarm_per_day, on_exceed, value_of_time } = budget;
     let none = [per_run, per_day, prewarm_per_day, value_of_time].iter().all(|limit| limit.is_none());
     let dollars = |limit: &Option<crate::base::money::Dollars>| limit.map(|amount| amount.to_string());
     (!none).then(|| {
@@ -106,7 +106,10 @@ fn budget_view(budget: &BudgetLimits) -> Option<Value> {
             "per_day": dollars(per_day),
             "prewarm_per_day": dollars(prewarm_per_day),
             "value_of_time": dollars(value_of_time),
-            "on_exceed": if *stop_when_exceeded { "stop" } else { "local" },
+            "on_exceed": match on_exceed {
+                OnExceed::Local => "local",
+                OnExceed::Stop => "stop",
+            },
         })
     })
 }

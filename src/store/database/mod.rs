@@ -4,8 +4,8 @@
 //! true: nothing is opened before [`Database::write`] or [`Database::read`] is first called; any number of accel
 //! processes may use it at once; a fault of the database never fails a run. A damaged file is moved aside, a file of
 //! a newer accel is left alone, and where nothing can be written accel goes on in memory; each is said once
-//! ([`Database::take_notices`]). What the tables mean is left to [`super::journal`], [`super::remembered`] and
-//! [`super::runs`]. No secret is ever stored.
+//! ([`Database::take_notices`]). What the tables mean is left to [`super::journal`], [`super::ledger`],
+//! [`super::remembered`] and [`super::runs`]. No secret is ever stored.
 
 mod open;
 mod schema;

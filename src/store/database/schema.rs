@@ -5,7 +5,7 @@
 use rusqlite::{Connection, ffi};
 
 /// Times are milliseconds since the Unix epoch, money is millionths of a dollar.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
     CREATE TABLE lease (
         id TEXT PRIMARY KEY,
@@ -88,6 +88,24 @@ const STEPS: [&str; 3] = [
     ALTER TABLE lease ADD COLUMN reuse_until INTEGER;
     ALTER TABLE lease ADD COLUMN idle_ends_at INTEGER;
     CREATE INDEX lease_warm ON lease (warm_key) WHERE state = 'parked';
+",
+    "
+    CREATE TABLE spend (
+        id INTEGER PRIMARY KEY,
+        lease TEXT NOT NULL,
+        run TEXT NOT NULL,
+        project TEXT NOT NULL,
+        job TEXT NOT NULL,
+        per_hour INTEGER NOT NULL,
+        held INTEGER NOT NULL,
+        began_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        spent INTEGER
+    ) STRICT;
+    CREATE INDEX spend_lease ON spend (lease);
+    CREATE INDEX spend_run ON spend (run);
+    CREATE INDEX spend_ended ON spend (ended_at);
 ",
 ];
 

@@ -3,6 +3,8 @@
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+use crate::store::ledger::Hold;
+
 /// Names of the tags that every sandbox carries.
 pub mod tag {
     pub const PROJECT: &str = "accel-project";
@@ -13,6 +15,13 @@ pub mod tag {
     pub const HOST: &str = "accel-host";
     /// Seconds since the Unix epoch.
     pub const EXPIRES: &str = "accel-expires";
+
+    /// A text as the value of a tag: plain characters, not too many.
+    pub fn value(text: &str) -> String {
+        const LONGEST: usize = 63;
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+        text.chars().map(plain).take(LONGEST).collect()
+    }
 }
 
 /// 32 hexadecimal digits, never used twice.
@@ -134,6 +143,8 @@ pub struct Intent {
     pub purpose: Purpose,
     /// When the server will have ended the sandbox by itself, in milliseconds since the Unix epoch.
     pub expires_at_ms: u64,
+    /// What it costs, and what is held for it in the ledger.
+    pub hold: Hold,
 }
 
 /// One line of the journal.

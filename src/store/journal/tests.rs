@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::store::Directories;
+use crate::store::ledger::Hold;
 
 fn journal(folder: &Path) -> Journal {
     Journal::new(Database::new(Directories::in_folder(folder)))
@@ -20,6 +21,7 @@ fn intent(run: &str) -> Intent {
         kind: SandboxKind::V2,
         purpose: Purpose::OneShot,
         expires_at_ms: now_ms() + 60_000,
+        hold: Hold::default(),
     }
 }
 
@@ -100,6 +102,10 @@ async fn tags_name_the_lease_and_its_end() {
     assert_eq!(tags[tag::EXPIRES], (lease.entry().expires_at_ms / 1000).to_string());
 }
 
+fn wanted(needed: Duration) -> warm::Claim {
+    warm::Claim { needed, run: "run-2".to_owned(), job: "test".to_owned(), hold: Hold::default() }
+}
+
 fn key(definition: &str) -> warm::WarmKey {
     warm::WarmKey { definition: definition.to_owned(), image: "im-1".to_owned() }
 }
@@ -127,11 +133,11 @@ async fn a_parked_lease_outlives_its_process_and_is_claimed_once() {
     let (one, two) = (journal(folder.path()), journal(folder.path()));
     assert!(warm::is_kept(&entry, now_ms()));
     assert!(one.has_parked("k").await.unwrap() && !one.has_parked("other").await.unwrap());
-    assert!(one.claim(&key("other"), LONG).await.unwrap().is_none());
+    assert!(one.claim(&key("other"), wanted(LONG)).await.unwrap().is_none());
     let other_image = warm::WarmKey { image: "im-2".to_owned(), ..key("k") };
-    assert!(one.claim(&other_image, LONG).await.unwrap().is_none());
+    assert!(one.claim(&other_image, wanted(LONG)).await.unwrap().is_none());
     let key = key("k");
-    let claims = tokio::join!(one.claim(&key, LONG), two.claim(&key, LONG));
+    let claims = tokio::join!(one.claim(&key, wanted(LONG)), two.claim(&key, wanted(LONG)));
     let mut claims = [claims.0.unwrap(), claims.1.unwrap()].into_iter().flatten();
     let lease = claims.next().expect("one of them has it");
     assert!(claims.next().is_none(), "not both");
@@ -151,13 +157,19 @@ async fn what_the_server_may_have_ended_is_not_claimed() {
     let journal = journal(folder.path());
     let idle = parked(&journal, Duration::ZERO).await;
     assert!(!warm::is_kept(&idle, now_ms()));
-    assert!(journal.claim(&key("k"), Duration::ZERO).await.unwrap().is_none(), "it was idle for too long");
+    assert!(
+        journal.claim(&key("k"), wanted(Duration::ZERO)).await.unwrap().is_none(),
+        "it was idle for too long"
+    );
     let taken = journal.take_over(&idle).await.unwrap().expect("nobody holds it");
     assert!(taken.settle(Settlement::Ended).await.unwrap());
     parked(&journal, LONG).await;
     let too_long = Duration::from_secs(3600);
-    assert!(journal.claim(&key("k"), too_long).await.unwrap().is_none(), "it would end in the middle");
-    assert!(journal.claim(&key("k"), LONG).await.unwrap().is_some());
+    assert!(
+        journal.claim(&key("k"), wanted(too_long)).await.unwrap().is_none(),
+        "it would end in the middle"
+    );
+    assert!(journal.claim(&key("k"), wanted(LONG)).await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -166,6 +178,6 @@ async fn a_parked_lease_that_was_ended_is_not_claimed_and_the_other_way_round() 
     let (one, two) = (journal(folder.path()), journal(folder.path()));
     let entry = parked(&one, LONG).await;
     let key = key("k");
-    let (claimed, taken) = tokio::join!(one.claim(&key, LONG), two.take_over(&entry));
+    let (claimed, taken) = tokio::join!(one.claim(&key, wanted(LONG)), two.take_over(&entry));
     assert!(claimed.unwrap().is_some() != taken.unwrap().is_some(), "exactly one of them");
 }

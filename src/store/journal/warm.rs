@@ -9,9 +9,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::record::{COLUMNS, read, select, time};
-use super::{Entry, Journal, JournalError, Lease, LeaseState, Owner, millis};
+use super::{Entry, Journal, JournalError, Lease, LeaseState, Owner, millis, whose};
+use crate::base::money::Dollars;
 use crate::event::now_ms;
 use crate::store::database::Durability;
+use crate::store::ledger::{self, Hold, Whose};
 
 /// What a sandbox is kept for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,16 @@ pub struct Limits {
     pub idle: Duration,
     /// Not claimed any more after this, in milliseconds since the Unix epoch.
     pub reuse_until_ms: u64,
+}
+
+/// What a run wants of a parked sandbox.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// It must live for this long at least.
+    pub needed: Duration,
+    pub run: String,
+    pub job: String,
+    pub hold: Hold,
 }
 
 /// Why nobody uses a parked sandbox any more.
@@ -58,18 +70,20 @@ impl Journal {
                     time(idle_ends),
                     time(now)
                 ],
-            )
+            )?;
+            ledger::park(connection, &id, Some(idle_ends))
         };
         self.0.database.write(Durability::Process, change).await?;
         lease.owner.let_go(&lease.entry.lease);
         Ok(())
     }
 
-    /// Makes the parked sandbox that was used last ours, if one fits and lives for another `needed` at least.
-    pub async fn claim(&self, key: &WarmKey, needed: Duration) -> Result<Option<Lease>, JournalError> {
+    /// Makes the parked sandbox that was used last ours, if one fits and lives for another `needed` at least. What is
+    /// held for the run goes into the ledger with it.
+    pub async fn claim(&self, key: &WarmKey, claim: Claim) -> Result<Option<Lease>, JournalError> {
         let owner = self.owner();
         let (key, owner_id) = (key.clone(), owner.id.clone());
-        let now = now_ms();
+        let (now, needed) = (now_ms(), claim.needed);
         let change = move |connection: &Connection| {
             let query = format!(
                 "SELECT {COLUMNS} FROM lease WHERE state = 'parked' AND warm_key = ?1 AND warm_image = ?2
@@ -80,13 +94,18 @@ impl Journal {
             let found = connection
                 .query_row(&query, params![key.definition, key.image, time(now), until], read)
                 .optional()?;
-            if let Some(entry) = &found {
-                own(connection, entry, &owner_id, LeaseState::Running)?;
-            }
-            Ok(found)
+            let Some(entry) = found else { return Ok(Ok(None)) };
+            let whose = Whose { run: &claim.run, job: &claim.job, began_ms: now, ..whose(&entry) };
+            let held = match ledger::turn(connection, &whose, &claim.hold)? {
+                Ok(held) => held,
+                Err(exceeded) => return Ok(Err(exceeded)),
+            };
+            own(connection, &entry, &owner_id, LeaseState::Running)?;
+            Ok(Ok(Some((entry, held))))
         };
         let found = self.0.database.write(Durability::Process, change).await?;
-        Ok(found.map(|entry| self.lease_of(entry, owner, LeaseState::Running)))
+        let found = found.map_err(JournalError::Exceeded)?;
+        Ok(found.map(|(entry, held)| self.lease_of(entry, owner, LeaseState::Running, held)))
     }
 
     /// Gives back what was claimed and not used: the server's own clock of idleness has gone on.
@@ -96,7 +115,8 @@ impl Journal {
             connection.execute(
                 "UPDATE lease SET state = 'parked', idle_ends_at = ?2 WHERE id = ?1 AND state = 'running'",
                 params![entry.lease.0, entry.idle_ends_at_ms.map(time)],
-            )
+            )?;
+            ledger::park(connection, &entry.lease, entry.idle_ends_at_ms)
         };
         self.0.database.write(Durability::Process, change).await?;
         lease.owner.let_go(&lease.entry.lease);
@@ -162,13 +182,19 @@ impl Journal {
         let (wanted, owner_id) = (entry.clone(), owner.id.clone());
         let change = move |connection: &Connection| own(connection, &wanted, &owner_id, LeaseState::Stopping);
         let taken = self.0.database.write(Durability::Disk, change).await?;
-        Ok((taken == 1).then(|| self.lease_of(entry.clone(), owner, LeaseState::Stopping)))
+        Ok((taken == 1).then(|| self.lease_of(entry.clone(), owner, LeaseState::Stopping, Dollars(0))))
     }
 
-    fn lease_of(&self, entry: Entry, owner: std::sync::Arc<Owner>, state: LeaseState) -> Lease {
+    fn lease_of(
+        &self,
+        entry: Entry,
+        owner: std::sync::Arc<Owner>,
+        state: LeaseState,
+        held: Dollars,
+    ) -> Lease {
         let entry = Entry { owner: owner.id.clone(), pid: std::process::id(), state, ..entry };
         owner.hold(&entry);
-        Lease { database: self.0.database.clone(), entry, owner }
+        Lease { database: self.0.database.clone(), entry, owner, held, spent: None }
     }
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::git;
 use crate::backend::Cancel;
@@ -26,7 +27,7 @@ use crate::domain::JobId;
 use crate::plan::spec::{PlannedJob, SandboxSpec, SyncSet};
 use crate::process::Supervisor;
 use crate::route::{self, Decision, FactValue, Facts, Memory};
-use crate::store::History;
+use crate::store::{History, Ledger};
 pub use machine::load_average;
 use past::Past;
 
@@ -182,6 +183,20 @@ impl Gatherer {
     /// The same with every rule evaluated; see [`route::explain`].
     pub async fn explain(&self, job: &PlannedJob) -> Decision {
         self.until_known(job, 1, route::explain).await
+    }
+
+    /// How long a sandbox of the job usually lives; see [`past`].
+    pub async fn sandbox_time(&self, job: &PlannedJob) -> Option<Duration> {
+        if !self.pasts.borrow().contains_key(&job.id) {
+            self.gather_past(job).await;
+        }
+        let past = self.pasts.borrow().get(&job.id).cloned();
+        past.and_then(|past| past.sandbox_time())
+    }
+
+    /// What was spent, by the same database as the history.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.surroundings.history.database().clone())
     }
 
     async fn until_known(

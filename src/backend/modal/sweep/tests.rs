@@ -3,6 +3,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::store::journal::{Intent, LeaseId, Purpose};
+use crate::store::ledger::Hold;
 use crate::store::{Database, Directories};
 
 /// The sandboxes of a Modal that lists and ends them.
@@ -70,6 +71,7 @@ fn intent() -> Intent {
         kind: SandboxKind::V2,
         purpose: Purpose::OneShot,
         expires_at_ms: now_ms() + 60_000,
+        hold: Hold::default(),
     }
 }
 
