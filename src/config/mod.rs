@@ -159,6 +159,9 @@ fn override_jobs(config: &mut Config, overrides: &variables::Overrides) {
         if let Some(timeout) = &overrides.timeout {
             job.settings.timeout = Some(timeout.clone());
         }
+        if let Some(changed_since) = &overrides.changed_since {
+            job.settings.changed_since = Some(changed_since.clone());
+        }
         if let Some(strict) = &overrides.strict {
             job.settings.strict = Some(strict.clone());
         }

@@ -141,6 +141,8 @@ pub struct JobSettings {
     pub strict: Setting<bool>,
     pub warm: Setting<Warm>,
     pub route: Setting<Route>,
+    /// A git ref, for the facts `changed` and `changed_files`.
+    pub changed_since: Setting<String>,
     pub labels: Setting<Vec<String>>,
     pub pure: Setting<bool>,
     pub tty: Setting<bool>,

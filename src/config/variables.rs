@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::codes;
-use super::grammar::{DocumentKeys, ModalKeys, ObjectName};
+use super::grammar::{DocumentKeys, GitRef, ModalKeys, ObjectName};
 use super::model::{Layer, Origin, Setting, Valued};
 use crate::base::duration::{DURATION_HELP, parse_duration};
 use crate::base::suggest::nearest;
@@ -25,6 +25,8 @@ pub const JOBS: &str = "ACCEL_JOBS";
 pub const KEEP_GOING: &str = "ACCEL_KEEP_GOING";
 /// Never falls back, as `--strict`.
 pub const STRICT: &str = "ACCEL_STRICT";
+/// What files of every job count as changed since.
+pub const CHANGED_SINCE: &str = "ACCEL_CHANGED_SINCE";
 /// Longest time of every job, as `--timeout`.
 pub const TIMEOUT: &str = "ACCEL_TIMEOUT";
 /// Runs jobs even where their result is known, as `--force`.
@@ -45,13 +47,14 @@ pub const CALLER: &str = "ACCEL_CALLER";
 pub const LOG: &str = "ACCEL_LOG";
 
 /// Every variable that accel reads.
-pub const READ: [&str; 15] = [
+pub const READ: [&str; 16] = [
     PROFILE,
     CONFIG,
     ON,
     JOBS,
     KEEP_GOING,
     STRICT,
+    CHANGED_SINCE,
     TIMEOUT,
     FORCE,
     JSON,
@@ -80,6 +83,7 @@ pub const GIVEN_TO_JOBS: [&str; 8] = [
 pub struct Overrides {
     pub timeout: Setting<Duration>,
     pub strict: Setting<bool>,
+    pub changed_since: Setting<String>,
 }
 
 /// Lays the variables on top of the merged keys.
@@ -112,6 +116,12 @@ pub fn apply(
                         .at(place())
                         .help("write 1 or 0"),
                 ),
+            },
+            CHANGED_SINCE => match GitRef::parse(text) {
+                Ok(named) => overrides.changed_since = Some(valued(name, named.0)),
+                Err((message, help)) => {
+                    diagnostics.push(Diagnostic::error(codes::BAD_NAME, message).at(place()).help(help));
+                }
             },
             MODAL_APP => modal(keys).app = Some(valued(name, ObjectName(text.clone()))),
             MODAL_ENVIRONMENT => modal(keys).environment = Some(valued(name, ObjectName(text.clone()))),

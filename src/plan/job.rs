@@ -291,7 +291,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// A forced route replaces the job's own, and only that: its rules may still leave the decision open.
-    fn routing(&self) -> Routing {
+    fn routing(&mut self) -> Routing {
+        let changed_since = self.take("changed_since", |s| &s.changed_since).map(|named| named.value.clone());
         let Context { config, selection, origins, .. } = self.context;
         let mut rules = Vec::new();
         let forced = selection.on.as_ref().or(config.profile_route.as_deref());
@@ -308,7 +309,7 @@ impl<'a> Resolver<'a> {
         if let Some(route) = &self.defaults.route {
             self.add_route(&mut rules, RuleSource::Defaults, route);
         }
-        Routing { rules }
+        Routing { changed_since, rules }
     }
 
     fn add_route(&self, rules: &mut Vec<RoutingRule>, source: RuleSource, route: &Valued<Route>) {

@@ -136,6 +136,8 @@ impl PlannedJob {
 /// The rules that decide a job's place, strongest first; where none applies, the built-in rule does.
 #[derive(Debug, Clone, Default)]
 pub struct Routing {
+    /// The git ref that files count as changed since; `None`: the default branch.
+    pub changed_since: Option<String>,
     pub rules: Vec<RoutingRule>,
 }
 

@@ -62,7 +62,7 @@ fn job(rules: Vec<RoutingRule>, gpus: &[&str], labels: &[&str]) -> PlannedJob {
         needs: Vec::new(),
         earlier_outputs: Vec::new(),
         spec: Arc::new(spec),
-        routing: Routing { rules },
+        routing: Routing { changed_since: None, rules },
         timeout: None,
         retry: Retry { max: 0, on: Vec::new(), backoff: (second, second), escalate: Escalate::default() },
         fallback: Vec::new(),

@@ -1,7 +1,7 @@
 //! What git knows, by its own command: the branch, and which files differ.
 //!
-//! "Changed" means: differs from the merge base with the default branch, or is uncommitted, or is untracked and
-//! not ignored. Only paths below the project's folder count, relative to it. git is told to run no helper that
+//! "Changed" means: differs from the merge base with the default branch, or with `changed_since`, or is uncommitted, or is
+//! untracked and not ignored. Only paths below the project's folder count, relative to it. git is told to run no helper that
 //! a repository's configuration names and to take no lock.
 
 use std::collections::BTreeSet;
@@ -45,10 +45,13 @@ fn read_head(git: &Path) -> Option<String> {
     fs::read_to_string(git.parent()?.join(folder).join("HEAD")).ok()
 }
 
-/// Paths of changed files, sorted.
-pub async fn changed(surroundings: &Surroundings) -> Result<Vec<String>, String> {
+/// Paths of changed files, sorted; `since` is a git ref.
+pub async fn changed(surroundings: &Surroundings, since: Option<&str>) -> Result<Vec<String>, String> {
     let git = Git::find(surroundings)?;
-    let base = git.base().await?;
+    let base = match since {
+        Some(since) => git.base_with(since).await?,
+        None => git.base().await?,
+    };
     let differing = git
         .lines(&["diff", "--name-only", "-z", "--no-ext-diff", "--no-renames", "--relative", &base])
         .await?;
@@ -76,16 +79,33 @@ impl<'a> Git<'a> {
             return Ok(String::from_utf8_lossy(&empty).trim().to_owned());
         }
         for branch in DEFAULT_BRANCHES {
-            let commit = format!("{branch}^{{commit}}");
-            if self.run(&["rev-parse", "--verify", "--quiet", &commit]).await.is_err() {
-                continue;
+            if self.knows(branch).await {
+                return self.merge_base(branch).await;
             }
-            return match self.run(&["merge-base", "HEAD", branch]).await {
-                Ok(base) => Ok(String::from_utf8_lossy(&base).trim().to_owned()),
-                Err(_) => Err(self.without_ancestor(branch).await),
-            };
         }
         Ok("HEAD".to_owned())
+    }
+
+    /// A guess in place of a commit that is not there would call too little changed.
+    async fn base_with(&self, since: &str) -> Result<String, String> {
+        if !self.knows(since).await {
+            return Err(format!(
+                "git knows no commit `{since}` (changed_since): fetch it, or correct its name"
+            ));
+        }
+        self.merge_base(since).await
+    }
+
+    async fn knows(&self, named: &str) -> bool {
+        let commit = format!("{named}^{{commit}}");
+        self.run(&["rev-parse", "--verify", "--quiet", &commit]).await.is_ok()
+    }
+
+    async fn merge_base(&self, branch: &str) -> Result<String, String> {
+        match self.run(&["merge-base", "HEAD", branch]).await {
+            Ok(base) => Ok(String::from_utf8_lossy(&base).trim().to_owned()),
+            Err(_) => Err(self.without_ancestor(branch).await),
+        }
     }
 
     /// A guess would call too little changed.

@@ -33,7 +33,7 @@ impl Remote for Nowhere {
 /// What git says is changed in a folder.
 async fn changed(root: &Path) -> Result<Vec<String>, String> {
     let source = CancelSource::default();
-    super::git::changed(&surroundings(root, &source)).await
+    super::git::changed(&surroundings(root, &source), None).await
 }
 
 fn there_is_git() -> bool {
@@ -102,7 +102,7 @@ async fn changed_files_are_those_since_the_default_branch() {
 
     let source = CancelSource::default();
     let surroundings = surroundings(&project, &source);
-    let changed = super::git::changed(&surroundings).await;
+    let changed = super::git::changed(&surroundings, None).await;
     assert_eq!(changed, Ok(["committed", "edited", "untracked"].map(str::to_owned).into()));
     assert_eq!(super::git::branch(&project), Ok("feat/x".to_owned()));
     git(root, &["stash", "-q"]);
@@ -111,11 +111,51 @@ async fn changed_files_are_those_since_the_default_branch() {
 }
 
 #[tokio::test]
+async fn changed_files_may_be_those_since_any_commit() {
+    if !there_is_git() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let commit = |name: &str| {
+        std::fs::write(root.join(name), "1").unwrap();
+        git(root, &["add", "."]);
+        git(root, &["commit", "-qm", name]);
+    };
+    repository(root, &["first"]);
+    git(root, &["checkout", "-qb", "develop"]);
+    commit("of-develop");
+    git(root, &["checkout", "-qb", "work"]);
+    commit("second");
+    git(root, &["tag", "v1"]);
+    commit("third");
+    // The other branch goes on: what it has got since is none of ours.
+    git(root, &["checkout", "-q", "develop"]);
+    commit("later");
+    git(root, &["checkout", "-q", "work"]);
+    std::fs::write(root.join("untracked"), "1").unwrap();
+    let source = CancelSource::default();
+    let surroundings = surroundings(root, &source);
+    for (since, expected) in [
+        (None, &["of-develop", "second", "third", "untracked"][..]),
+        (Some("develop"), &["second", "third", "untracked"]),
+        (Some("v1"), &["third", "untracked"]),
+        (Some("HEAD~1"), &["third", "untracked"]),
+        (Some("HEAD"), &["untracked"]),
+    ] {
+        let changed = super::git::changed(&surroundings, since).await.unwrap();
+        assert_eq!(changed, expected, "{since:?}");
+    }
+    let unknown = super::git::changed(&surroundings, Some("origin/none")).await.unwrap_err();
+    assert_eq!(unknown, "git knows no commit `origin/none` (changed_since): fetch it, or correct its name");
+}
+
+#[tokio::test]
 async fn outside_a_repository_the_facts_are_unknown() {
     let folder = tempfile::tempdir().unwrap();
     let source = CancelSource::default();
     assert_eq!(super::git::branch(folder.path()), Err("not in a git repository".to_owned()));
-    assert!(super::git::changed(&surroundings(folder.path(), &source)).await.is_err());
+    assert!(super::git::changed(&surroundings(folder.path(), &source), None).await.is_err());
 }
 
 #[tokio::test]

@@ -91,6 +91,41 @@ fn each_rule_set_of_the_example_decides_as_it_says() {
 }
 
 #[test]
+fn changed_files_are_since_what_the_job_or_a_variable_says() {
+    let Some(world) = repository(&["kernels/mul.cu"]) else { return };
+    let root = world.project();
+    git(&root, &["add", "."]);
+    git(&root, &["commit", "-qm", "kernels"]);
+    world.write("docs/a.md", "changed\n");
+    assert_eq!(place(&world, "docs-stay-here", &[]), "modal");
+    assert_eq!(place(&world, "docs-stay-here", &[("ACCEL_CHANGED_SINCE", "HEAD")]), "local");
+    let unknown = explained(&world, "docs-stay-here", &[("ACCEL_CHANGED_SINCE", "origin/gone")]);
+    let why = unknown["rules"][0]["conditions"][0]["unknown"].as_str().unwrap();
+    assert!(why.starts_with("git knows no commit `origin/gone`"), "{why}");
+    world.write(
+        "accel.toml",
+        EXAMPLE.replace("[jobs.docs-stay-here]", "[jobs.docs-stay-here]\nchanged_since = 'HEAD'"),
+    );
+    assert_eq!(place(&world, "docs-stay-here", &[]), "local");
+    // Each job has its own; accel.toml itself has changed by now.
+    assert_eq!(place(&world, "gpu-when-kernels-change", &[]), "modal");
+    world.accel(["plan", "docs-stay-here"]).run().code(0).stdout_has("changed_since = \"HEAD\"");
+    world
+        .accel(["check"])
+        .env("ACCEL_CHANGED_SINCE", "--output=x")
+        .run()
+        .code(2)
+        .stderr_has("`--output=x` names no commit");
+    // Outside a repository there is nothing that a ref could mean.
+    let outside = World::new().file("accel.toml", EXAMPLE);
+    let unknown = explained(&outside, "docs-stay-here", &[("ACCEL_CHANGED_SINCE", "main")]);
+    assert_eq!(
+        unknown["rules"][0]["conditions"][0]["unknown"],
+        "changed_since is `main`, and this is no git repository"
+    );
+}
+
+#[test]
 fn explain_names_every_rule_and_what_it_saw() {
     let world = World::new().file("accel.toml", EXAMPLE);
     let text = |job: &str| world.accel(["explain", job]).run().code(0).stdout_text();

@@ -160,6 +160,7 @@ impl Checker {
             strict: keys.strict,
             warm: set(keys.warm, warm_settings),
             route: keys.route.map(|route| Box::new(self.route(*route))),
+            changed_since: set(keys.changed_since, |named| named.0),
             labels: set(keys.labels, |list| list.into_iter().map(|label| label.value.0).collect()),
             pure: keys.pure,
             tty: keys.tty,

@@ -7,8 +7,8 @@ use super::job_values::{
     Backoff, Cidr, GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue,
 };
 use super::{
-    Cores, Factor, Map, Memory, MountPath, NameGlob, ObjectName, OrLimit, PathGlob, Placed, Plain, Port,
-    ProjectPath, RouteValue, Scalar, Text, VariableName, Whole, keys,
+    Cores, Factor, GitRef, Map, Memory, MountPath, NameGlob, ObjectName, OrLimit, PathGlob, Placed, Plain,
+    Port, ProjectPath, RouteValue, Scalar, Text, VariableName, Whole, keys,
 };
 use crate::config::model::{Command, FallbackOn, OnBusy, StopSignal, WatchNotify};
 use crate::domain::{Cause, Place};
@@ -65,6 +65,9 @@ keys! {
         warm: WarmValue,
         /// Where the job runs: `local`, `modal`, `auto`, `race`, or rules of which the first that holds decides.
         route: RouteValue,
+        /// Files count as changed since they branched off from this commit: a branch, a tag, `HEAD~1`. Default: the
+        /// default branch.
+        changed_since: GitRef,
         /// Words that shared rules and the command line can select by.
         labels: Vec<Placed<Plain>>,
         /// The job changes nothing but its outputs; running it twice does no harm (needed for `race`).

@@ -34,7 +34,7 @@ pub use job_values::{
     FallbackChain, GpuEntry, GpuName, ImageValue, MatrixValues, SecretEntry, VolumeEntry, WarmValue,
 };
 pub use leaf::{Cores, Factor, Memory, OrLimit, Plain, Port, Scalar, Text, Whole, number};
-pub use name::{AnyKey, ItemName, MountPath, ObjectName, VariableName};
+pub use name::{AnyKey, GitRef, ItemName, MountPath, ObjectName, VariableName};
 pub use path::{NameGlob, PathGlob, ProjectPath, glob_problem};
 pub use route::{RouteValue, RuleKeys, SharedRouteKeys, smallest};
 

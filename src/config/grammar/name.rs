@@ -75,6 +75,40 @@ impl MapKey for AnyKey {
     }
 }
 
+/// A commit, by any name that git has for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitRef(pub String);
+
+impl GitRef {
+    /// What is wrong with it, and the remedy.
+    pub fn parse(text: &str) -> Result<Self, (String, &'static str)> {
+        let good = !text.is_empty()
+            && !text.starts_with('-')
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+            && !text.contains("..");
+        if good {
+            return Ok(Self(text.to_owned()));
+        }
+        Err((
+            format!("`{text}` names no commit"),
+            "name a branch, a tag or a commit: \"origin/develop\", \"HEAD~1\"",
+        ))
+    }
+}
+
+impl Grammar for GitRef {
+    fn decode(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
+        let Plain(text) = Plain::decode(node, reader)?;
+        Self::parse(&text)
+            .map_err(|(message, help)| reader.bad_text(codes::BAD_NAME, node, message, help))
+            .ok()
+    }
+
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "string", "pattern": r"^[^-\s][^\s]*$", "not": { "pattern": r"\.\." } })
+    }
+}
+
 /// The name of something at Modal (secret, volume, app, environment).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectName(pub String);

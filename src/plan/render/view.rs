@@ -157,6 +157,7 @@ fn job_view(plan: &Plan, job: &PlannedJob, image: &str) -> Value {
         "fallback": fallbacks_view(&job.fallback),
         "env": spec.env,
         "retry": retry_view(&job.retry),
+        "changed_since": job.routing.changed_since,
         "route": job.routing.rules.iter().map(rule_view).collect::<Vec<_>>(),
         "watch": watch_view(&job.watch),
         "provenance": job.provenance.iter().filter(|(key, _)| !key.starts_with("image.")).collect::<BTreeMap<_, _>>(),

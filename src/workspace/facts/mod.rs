@@ -274,9 +274,15 @@ impl Gatherer {
     }
 
     async fn gather_changes(&self, job: &PlannedJob) {
-        let (whose, changed) = match git::is_repository(&self.surroundings.root) {
-            true => (None, git::changed(&self.surroundings).await),
-            false => (Some(job.id.clone()), tree::changed_since_passed(&self.surroundings, &job.id).await),
+        let since = job.routing.changed_since.as_deref();
+        let own = Some(job.id.clone());
+        let (whose, changed) = match (git::is_repository(&self.surroundings.root), since) {
+            (true, None) => (None, git::changed(&self.surroundings, None).await),
+            (true, since) => (own, git::changed(&self.surroundings, since).await),
+            (false, None) => (own, tree::changed_since_passed(&self.surroundings, &job.id).await),
+            (false, Some(since)) => {
+                (own, Err(format!("changed_since is `{since}`, and this is no git repository")))
+            }
         };
         let (paths, count) = match changed {
             Ok(paths) => {
