@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use accel::backend::modal::account::account;
 use accel::backend::modal::clock::SystemClock;
@@ -234,6 +235,69 @@ fn ps_tells_whose_a_sandbox_is_and_stop_ends_only_what_is_ours() {
     holder.goes("settle", "settle");
     drop(holder);
     assert_eq!(scene.unsettled(), 0);
+}
+
+/// Clocks may be this far apart.
+const SKEW: Duration = Duration::from_secs(10 * 60);
+
+#[test]
+fn what_is_not_ours_or_not_over_is_listed_with_the_reason_and_left_alone() {
+    let scene = Scene::new();
+    // Others make sandboxes there too.
+    let scene = Scene { modal: scene.modal.lenient(), ..scene };
+    let (mut holder, tags) = scene.hold();
+    let ours = scene.create(&tags);
+    holder.goes(&ours, "Created");
+    let with = |changes: &[(&str, Option<String>)]| {
+        let kept = tags.iter().filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+        let added = changes.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.clone()?)));
+        scene.create(&kept.cloned().chain(added).collect::<Vec<_>>())
+    };
+    let (lease, host, expires) = ("accel-lease", "accel-host", "accel-expires");
+    let word = |text: &str| Some(text.to_owned());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    // Only this machine's word, no lease of the journal: over by the clock that is ahead, not by the other.
+    let skewed = with(&[(lease, word("lost")), (expires, Some((now - SKEW).as_secs().to_string()))]);
+    let endless = with(&[(lease, word("lost-2")), (expires, None)]);
+    let nonsense = with(&[(lease, word("lost-3")), (expires, word("tomorrow"))]);
+    let elsewhere = with(&[(lease, word("theirs")), (host, word("another")), (expires, word("1"))]);
+    let nameless = with(&[(lease, word("theirs-2")), (host, None), (expires, word("1"))]);
+    let foreign = scene.create(&[("team".to_owned(), "vision".to_owned())]);
+    let expect = BTreeMap::from(
+        [
+            (&ours, "in_use"),
+            (&skewed, "not_in_journal"),
+            (&endless, "not_in_journal"),
+            (&nonsense, "not_in_journal"),
+            (&elsewhere, "elsewhere"),
+            (&nameless, "elsewhere"),
+            (&foreign, "untagged"),
+        ]
+        .map(|(sandbox, standing)| (sandbox.clone(), standing.to_owned())),
+    );
+    let standings = || -> BTreeMap<String, String> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        scene.ps().iter().map(|row| (text(&row["sandbox"]), text(&row["standing"]))).collect()
+    };
+    assert_eq!(standings(), expect);
+    scene.world.accel(["prune"]).run().code(0).stdout("nothing to prune\n");
+    scene.world.accel(["stop", "--force"]).run().code(2);
+    assert_eq!(standings(), expect);
+    let shown = scene.world.accel(["ps"]).run().code(0).stdout_text();
+    for (sandbox, reason) in [
+        (&skewed, "overdue, not in this machine's journal"),
+        (&endless, "no end known, not in this machine's journal"),
+        (&elsewhere, "of another machine"),
+        (&nameless, "of another machine"),
+    ] {
+        let line = shown.lines().find(|line| line.contains(sandbox.as_str())).unwrap_or_default();
+        assert!(line.contains(reason), "{reason}: {shown}");
+    }
+    // Past every doubt about clocks it is ended.
+    let over = with(&[(lease, word("lost-4")), (expires, Some((now - SKEW * 2).as_secs().to_string()))]);
+    scene.world.accel(["prune"]).run().code(0).stdout(&format!("ended {over}\n"));
+    assert_eq!(standings(), expect);
+    scene.modal.allow_survivors();
 }
 
 #[test]

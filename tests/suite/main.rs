@@ -49,6 +49,7 @@ mod modal_examples;
 mod modal_faults;
 mod modal_images;
 mod modal_limits;
+mod modal_network;
 mod modal_outages;
 mod modal_parity;
 mod modal_promises;

@@ -9,7 +9,7 @@ use accel::backend::modal::clock::Clock;
 use accel::event::{Event, Verdict};
 use accel::net::KeepAlive;
 
-use crate::fake_modal::{Death, FakeModal};
+use crate::fake_modal::{Death, FakeModal, Fault};
 use crate::modal_project::{Done, Project};
 
 const CONFIG: &str = "version = 1
@@ -131,6 +131,24 @@ fn short_interruptions_are_nobodys_concern() {
     let project = project(&Arc::default(), KeepAlive::default());
     let done = run_lines(&project, |_| {}, FakeModal::cut_connections);
     assert_whole(&project, &done);
+    assert_eq!(done.notices, Vec::<String>::new());
+}
+
+#[test]
+fn connections_that_are_told_to_go_away_and_streams_that_are_reset_are_nobodys_concern() {
+    let mut aged = project(&Arc::default(), KeepAlive::default());
+    aged.modal = FakeModal::with_connection_age(Duration::from_millis(100));
+    let done = run_lines(&aged, |_| {}, |_| {});
+    assert_whole(&aged, &done);
+    assert_eq!(done.notices, Vec::<String>::new());
+
+    let reset = project(&Arc::default(), KeepAlive::default());
+    for reading in 1..12 {
+        let fault = [Fault::CutAfter(37 * reading), Fault::AnswerLost][reading % 2].clone();
+        reset.modal.fail_nth("TaskExecStdioRead", reading, fault);
+    }
+    let done = run_lines(&reset, |_| {}, |_| {});
+    assert_whole(&reset, &done);
     assert_eq!(done.notices, Vec::<String>::new());
 }
 

@@ -1,7 +1,8 @@
 //! Three signals in a row at any point of a run on Modal: accel leaves at once, says what it leaves, and the next start
 //! ends it.
 //!
-//! `ACCEL_SIGNAL_SEEDS` sets how many random points are tried, `ACCEL_SIGNAL_SEED` tries a single one.
+//! `ACCEL_SIGNAL_SEEDS` sets how many random points are tried, `ACCEL_SIGNAL_SEED` tries a single one; `ACCEL_KILL_SEEDS`
+//! and `ACCEL_KILL_SEED` do the same for a kill, after which only the next start can say and end anything.
 
 use std::path::Path;
 use std::time::Duration;
@@ -71,8 +72,8 @@ fn judge(done: &Finished, world: &World, told: &str) {
     }
 }
 
-fn interrupt(seed: u64) {
-    let mut random = Random::new(seed);
+/// A server whose answers take a little, the creation perhaps longer. The job, and what is told of it.
+fn scene(random: &mut Random) -> (FakeModal, &'static str, String) {
     let modal = FakeModal::serve();
     modal.secret("s", &[("A", "1")]);
     modal.delay(LATENCY);
@@ -82,12 +83,22 @@ fn interrupt(seed: u64) {
         let fault = [Fault::Slow(SLOW_CREATION), Fault::LateAnswer(SLOW_CREATION)][slow - 1].clone();
         modal.fail(create, [fault]);
     }
+    (modal, job, format!("{job}, creation {slow}"))
+}
+
+/// Waits for that call of the run, or for its command to be read.
+fn wait_for(modal: &FakeModal, point: usize) {
+    modal.wait_for_calls(point, || modal.calls_of("TaskExecStdioRead").len() >= 2);
+}
+
+fn interrupt(seed: u64) {
+    let mut random = Random::new(seed);
+    let (modal, job, what) = scene(&mut random);
     let point = 1 + random.below(CALLS);
-    let told = format!("ACCEL_SIGNAL_SEED={seed} {job}, creation {slow}, call {point}");
+    let told = format!("ACCEL_SIGNAL_SEED={seed} {what}, call {point}");
     let world = world(&modal);
     let mut run = world.accel(["run", job]).spawn();
-    let seen = || modal.calls_of("TaskExecStdioRead").len() >= 2;
-    modal.wait_for_calls(point, seen);
+    wait_for(&modal, point);
     for _ in 0..3 {
         run.signal([Signal::INT, Signal::TERM, Signal::HUP][random.below(3)]);
         std::thread::sleep(Duration::from_millis(random.below(GAP_MS) as u64));
@@ -107,4 +118,35 @@ fn interrupt(seed: u64) {
 #[test]
 fn three_signals_at_any_point_leave_nothing_that_is_not_told_and_ended() {
     each_seed("ACCEL_SIGNAL_SEEDS", "ACCEL_SIGNAL_SEED", SEEDS, AT_ONCE, interrupt);
+}
+
+fn kill(seed: u64) {
+    let mut random = Random::new(seed);
+    let (modal, job, what) = scene(&mut random);
+    let point = 1 + random.below(CALLS);
+    let told = format!("ACCEL_KILL_SEED={seed} {what}, call {point}");
+    let world = world(&modal);
+    let mut run = world.accel(["run", job]).spawn();
+    wait_for(&modal, point);
+    let stops_first = random.below(3) == 0;
+    if stops_first {
+        // In the middle of its stopping.
+        run.signal(Signal::INT);
+        std::thread::sleep(Duration::from_millis(random.below(GAP_MS) as u64));
+    }
+    run.signal(Signal::KILL);
+    drop(run.finish());
+    // What was made is known here, by its id or by its intent: nothing is made without one.
+    let known = unsettled(&world);
+    modal.wait_for_creations();
+    assert!(modal.alive().len() <= known.len(), "{told}: {known:?} {:?}", modal.alive());
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty(), "{told}: {:?}", modal.alive());
+    assert!(unsettled(&world).is_empty(), "{told}");
+    world.accel(["prune"]).run().code(0).stdout("nothing to prune\n");
+}
+
+#[test]
+fn a_kill_at_any_point_leaves_nothing_that_the_next_start_does_not_end() {
+    each_seed("ACCEL_KILL_SEEDS", "ACCEL_KILL_SEED", SEEDS, AT_ONCE, kill);
 }

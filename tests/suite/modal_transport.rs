@@ -411,9 +411,17 @@ async fn a_refused_router_token_is_renewed_once_for_all_callers() {
     let renewed = Arc::new(Mutex::new(vec![good.clone()]));
     let router = router(&world, old, renewed.clone()).await;
     let poll = || router.call(task::EXEC_POLL, router_wire::TaskExecPollRequest::default());
-    let (first, second) = tokio::join!(poll(), poll());
+    let mut polls = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let router = router.clone();
+        polls.spawn(async move {
+            router.call(task::EXEC_POLL, router_wire::TaskExecPollRequest::default()).await
+        });
+    }
     let code = Some(router_wire::task_exec_poll_response::ExitStatus::Code(7));
-    assert_eq!((first.unwrap().exit_status, second.unwrap().exit_status), (code, code));
+    for poll in polls.join_all().await {
+        assert_eq!(poll.unwrap().exit_status, code);
+    }
     let calls = world.modal.calls_of("TaskExecPoll");
     assert!(calls.iter().all(|call| !call.headers.contains_key("x-modal-token-secret")));
     assert_eq!(header(&calls, "authorization").last().unwrap(), &format!("Bearer {good}"));

@@ -330,6 +330,10 @@ impl Sending<'_> {
         let (status, reason) = match own.keeps(limit, request.send()).await {
             Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
             Ok(Ok(answer)) => (Some(answer.status()), format!("{host} answers {}", answer.status())),
+            Ok(Err(error)) if error.is_connect() => {
+                let reason = crate::net::describe(&error.without_url());
+                (None, format!("cannot connect to {host}, as HTTPS_PROXY and NO_PROXY say how: {reason}"))
+            }
             Ok(Err(error)) => (None, format!("{host}: {}", crate::net::describe(&error.without_url()))),
             Err(StoodStill) => (None, format!("{host}: nothing was taken for {}", ExactDuration(limit))),
         };

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -18,11 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tonic::codegen::Service;
-use tonic::codegen::http::Uri;
+use tonic::codegen::http::{HeaderValue, Uri};
 use tonic::transport::Endpoint;
 
 use super::clock::Clock;
 use super::connection::Connection;
+use super::tunnel::{Tunnel, TunnelError};
 use crate::net::{KeepAlive, NetworkError, NetworkSettings, describe};
 
 /// Head start of an address over the next.
@@ -65,6 +66,9 @@ pub enum ConnectError {
     Address(String),
     #[error("cannot connect to {address}: {reason}")]
     Failed { address: String, reason: String },
+    /// Trying again would change nothing.
+    #[error("cannot connect to {address}: {reason}")]
+    Refused { address: String, reason: String },
 }
 
 /// Whether calls go through the proxies of [`NetworkSettings`].
@@ -117,6 +121,7 @@ impl Connector {
         loop {
             let error = match self.race(&endpoints, clock).await {
                 Ok(connection) => return Ok(connection),
+                Err(error @ ConnectError::Refused { .. }) => return Err(error),
                 Err(error) => error,
             };
             if attempt >= budget.attempts || clock.awake() + delay >= started + budget.total {
@@ -193,7 +198,7 @@ impl Connector {
     async fn open(self, target: Target, clock: Arc<dyn Clock>) -> Result<Connection, ConnectError> {
         let Target { address, host, endpoint } = target;
         let opened = endpoint.connect_with_connector(self.clone()).await;
-        let channel = opened.map_err(|error| ConnectError::Failed { address, reason: describe(&error) })?;
+        let channel = opened.map_err(|error| not_opened(address, &error))?;
         let reopen = Arc::new(move || endpoint.connect_with_connector_lazy(self.clone()));
         Ok(Connection::new(channel, host, reopen, clock))
     }
@@ -213,6 +218,21 @@ impl Connector {
         }
         Ok(Box::new(self.tls.connect(ServerName::try_from(host)?, plain).await?))
     }
+}
+
+fn not_opened(address: String, error: &tonic::transport::Error) -> ConnectError {
+    let mut source = std::error::Error::source(error);
+    while let Some(reason) = source {
+        if let Some(tunnel) = reason.downcast_ref::<TunnelError>() {
+            let reason = tunnel.to_string();
+            return match tunnel.is_final() {
+                true => ConnectError::Refused { address, reason },
+                false => ConnectError::Failed { address, reason },
+            };
+        }
+        source = reason.source();
+    }
+    ConnectError::Failed { address, reason: describe(error) }
 }
 
 /// The first error of a race, and whether it has not yet let the next address start.
@@ -261,11 +281,12 @@ async fn through_proxy(proxy: Intercept, uri: &Uri) -> Result<tokio::net::TcpStr
     let target = with_port(uri)?;
     let stream = match proxy.uri().scheme_str() {
         Some("http") => {
-            let mut tunnel = Tunnel::new(with_default_port(proxy.uri(), 80)?, direct());
-            if let Some(credentials) = proxy.basic_auth() {
-                tunnel = tunnel.with_auth(credentials.clone());
-            }
-            tunnel.call(target).await?
+            let way = with_default_port(proxy.uri(), 80)?;
+            let authority = |uri: &Uri| uri.authority().map(ToString::to_string).unwrap_or_default();
+            let authorization = proxy.basic_auth().map(HeaderValue::as_bytes);
+            let (proxy, target) = (authority(&way), authority(&target));
+            let tunnel = Tunnel { proxy: &proxy, target: &target, authorization };
+            return Ok(tunnel.open().await?);
         }
         Some(scheme @ ("socks5" | "socks5h")) => {
             let mut socks = SocksV5::new(address, direct()).local_dns(scheme == "socks5");

@@ -108,7 +108,7 @@ impl From<&ConnectError> for ErrorKind {
     fn from(error: &ConnectError) -> Self {
         match error {
             ConnectError::Address(_) => Self::Address,
-            ConnectError::Failed { .. } => Self::Unreachable,
+            ConnectError::Failed { .. } | ConnectError::Refused { .. } => Self::Unreachable,
         }
     }
 }

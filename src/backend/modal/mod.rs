@@ -54,6 +54,7 @@ mod terminal;
 mod token_file;
 mod tree;
 mod trouble;
+mod tunnel;
 mod upload;
 pub mod variables;
 pub mod warm;

@@ -63,6 +63,8 @@ pub struct State {
     pub part_length: u64,
     /// What sandboxes take for a second when their limits are counted.
     pub second: Duration,
+    /// Of the addresses that transfers go to; nobody speaks TLS there.
+    pub blob_scheme: &'static str,
     /// Sandboxes listed at once.
     pub page: usize,
     /// What the router does for a sandbox that has ended.
@@ -145,6 +147,7 @@ impl State {
             builds: Vec::new(),
             part_length: 64 * 1024 * 1024,
             second: Duration::from_secs(1),
+            blob_scheme: "http",
             page: 100,
             after_death: AfterDeath::NotFound,
             named_secrets: BTreeMap::new(),
@@ -261,7 +264,7 @@ impl State {
     }
 
     pub(super) fn blob_url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.addresses.blob_store)
+        format!("{}://{}/{path}", self.blob_scheme, self.addresses.blob_store)
     }
 
     /// Something a client must not do; the test fails in the end.
