@@ -11,7 +11,7 @@ use crate::backend::local::environment::{Host, UvEnvironments};
 use tokio::runtime::Runtime;
 
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
-use crate::backend::modal::{Access, Reuse};
+use crate::backend::modal::{Access, Common, Reuse};
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
@@ -71,7 +71,15 @@ pub fn execute(
     let plan = Arc::new(plan);
     let supervisor = Supervisor::new(Ownership::Process);
     let access = underway.access.as_ref();
-    let execution = Execution { context, supervisor: &supervisor, folder, wishes, caller: None, access };
+    let execution = Execution {
+        context,
+        supervisor: &supervisor,
+        folder,
+        wishes,
+        caller: None,
+        access,
+        common: Common::default(),
+    };
     let prepared = execution.prepare(Arc::clone(&plan));
     let summary =
         watched(&underway.runtime, context, &supervisor, prepared.beside(), async |emitter, cancel| {
@@ -91,6 +99,8 @@ pub struct Execution<'a> {
     pub caller: Option<&'static str>,
     /// Where connecting to Modal has begun before there was a plan.
     pub access: Option<&'a Access>,
+    /// What the runs share on Modal.
+    pub common: Common,
 }
 
 impl Execution<'_> {
@@ -100,7 +110,8 @@ impl Execution<'_> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let color = color_hint(&plan, self.wishes.color, ambient);
         let Self { supervisor, folder, access, .. } = *self;
-        let around = Around { supervisor, ambient, folder, access, reuse: self.wishes.reuse };
+        let around =
+            Around { supervisor, ambient, folder, access, reuse: self.wishes.reuse, common: &self.common };
         let modal = Arc::new(Modal::new(&plan, &id, color, around));
         PreparedRun { execution: self, plan, id, color, modal }
     }

@@ -9,7 +9,7 @@ use super::budget;
 use crate::backend::local::ColorHint;
 use crate::backend::modal::purse::Purse;
 use crate::backend::modal::quote::Prices;
-use crate::backend::modal::{Access, Color, ModalBackend, ModalSettings, Reuse, TerminalKind};
+use crate::backend::modal::{Access, Color, Common, ModalBackend, ModalSettings, Reuse, TerminalKind};
 use crate::backend::{Backend, BoxFuture, Failure, OpenRequest, Session};
 use crate::domain::Place;
 use crate::plan::spec::Plan;
@@ -33,15 +33,16 @@ pub struct Around<'a> {
     /// Where connecting has begun.
     pub access: Option<&'a Access>,
     pub reuse: Reuse,
+    pub common: &'a Common,
 }
 
 impl Modal {
     pub fn new(plan: &Arc<Plan>, run: &str, color: ColorHint, around: Around<'_>) -> Self {
-        let Around { supervisor, ambient, folder, access, reuse } = around;
+        let Around { supervisor, ambient, folder, access, reuse, common } = around;
         let (plan, run, supervisor) = (Arc::clone(plan), run.to_owned(), supervisor.clone());
         let (variables, terminal) = (ambient.variables.clone(), terminal(ambient));
         let (directories, network) = (ambient.directories(folder), ambient.network());
-        let access = access.cloned();
+        let (access, common) = (access.cloned(), common.clone());
         let purse = Arc::new(Purse::new(budget::caps(&plan.budget)));
         let for_jobs = Arc::clone(&purse);
         let make = move || {
@@ -62,6 +63,7 @@ impl Modal {
                 journal: Journal::new(Database::new(directories.clone())),
                 directories: directories.clone(),
                 reuse,
+                common: common.clone(),
                 terminal: terminal.clone(),
                 supervisor: supervisor.clone(),
                 purse: Arc::clone(&for_jobs),

@@ -62,6 +62,7 @@ mod modal_signals;
 mod modal_terminal;
 mod modal_transport;
 mod modal_warm;
+mod modal_watch;
 mod modal_wire;
 mod routing;
 mod tree_hash;

@@ -94,6 +94,7 @@ impl Project {
             journal: Journal::new(Database::new(directories.clone())),
             directories,
             reuse: accel::backend::modal::Reuse::Allowed,
+            common: accel::backend::modal::Common::default(),
             terminal: None,
             supervisor: Supervisor::new(Ownership::Shared),
             purse: Default::default(),

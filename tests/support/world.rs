@@ -333,6 +333,13 @@ impl Running {
         self
     }
 
+    /// Waits until standard error has said `text` so many times in all.
+    #[track_caller]
+    pub fn wait_for_stderr_times(&mut self, text: &str, times: usize) -> &mut Self {
+        self.stderr.wait_for_times(text, times);
+        self
+    }
+
     /// Sends a signal to accel alone, not to its group.
     #[track_caller]
     pub fn signal(&mut self, signal: Signal) -> &mut Self {
@@ -416,7 +423,12 @@ impl Stream {
 
     #[track_caller]
     fn wait_for(&mut self, text: &str) {
-        while !String::from_utf8_lossy(&self.seen).contains(text) {
+        self.wait_for_times(text, 1);
+    }
+
+    #[track_caller]
+    fn wait_for_times(&mut self, text: &str, times: usize) {
+        while String::from_utf8_lossy(&self.seen).matches(text).count() < times {
             match self.pieces.as_ref().and_then(|pieces| pieces.recv().ok()) {
                 Some(piece) => self.seen.extend(piece),
                 None => panic!("ended without {text:?}: {}", String::from_utf8_lossy(&self.seen)),

@@ -11,24 +11,22 @@
 //! ([`super::warm`]) only the start is left. What must stay true: whatever `open` began is ended, or kept, by the session's
 //! `close`, or ended by `open`'s own failure.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
-use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::build::Image;
-use super::ids::{Ids, Used};
+use super::common::{Common, Shared};
+use super::ids::Used;
 use super::launch::Ground;
-use super::link::{Access, Link};
+use super::link::Access;
 use super::opening::{Opened, Opening};
 use super::purse::Purse;
 use super::quote::Prices;
-use super::rates::Rates;
 use super::reporter::Reporter;
 use super::session::{Fate, Keyboard, ModalSession};
 use super::standing::ImageStanding;
@@ -37,11 +35,11 @@ use super::trouble::Trouble;
 use super::variables::{self, Color, Surroundings};
 use crate::backend::{Backend, BoxFuture, Cancel, Failure, OpenRequest, Session};
 use crate::domain::{JobId, Place};
-use crate::event::{Emitter, Level};
+use crate::event::Emitter;
 use crate::plan::spec::{ImageSpec, ModalTarget, SyncSet};
 use crate::process::Supervisor;
 use crate::store::journal::Entry;
-use crate::store::{Directories, Journal, Ledger, Remembered};
+use crate::store::{Directories, Journal, Ledger};
 
 /// What the edge knows and the backend does not look up itself.
 #[derive(Clone)]
@@ -60,6 +58,7 @@ pub struct ModalSettings {
     pub directories: Directories,
     pub journal: Journal,
     pub reuse: Reuse,
+    pub common: Common,
     /// The terminal that accel's output is shown on as it is; `None` where it ends elsewhere.
     pub terminal: Option<TerminalKind>,
     /// Answers for the terminal's modes.
@@ -83,11 +82,13 @@ pub struct ModalBackend {
 /// What outlives a session that needs another sandbox.
 pub(super) struct Core {
     pub(super) settings: ModalSettings,
-    shared: OnceCell<Shared>,
+    shared: OnceLock<Arc<Shared>>,
     pub(super) aside: TaskTracker,
+    /// Ends what goes on beside the jobs and may be given up.
+    pub(super) leaving: CancellationToken,
     keyboard: Keyboard,
-    /// Definitions of kept sandboxes that were started over already.
-    pub(super) started_over: Mutex<BTreeSet<String>>,
+    /// Set by the job that has begun to look for what earlier runs left.
+    pub(super) swept: AtomicBool,
 }
 
 /// An image to build or to look at, and who hears of it.
@@ -100,18 +101,6 @@ pub struct ImageBuild<'a> {
     pub cancel: Cancel,
 }
 
-/// Made when the first job comes.
-pub(super) struct Shared {
-    pub(super) link: OnceCell<Link>,
-    pub(super) ids: Ids,
-    pub(super) ground: Ground,
-    /// For what is kept between runs besides ids; `None` when there is no such folder.
-    pub(super) memory: Option<PathBuf>,
-    /// Set by the job that has begun to look for what earlier runs left.
-    pub(super) swept: AtomicBool,
-    pub(super) rates: Rates,
-}
-
 impl ModalBackend {
     pub fn new(settings: ModalSettings) -> Self {
         let keyboard = Keyboard {
@@ -119,13 +108,13 @@ impl ModalBackend {
             kind: settings.terminal.clone(),
             turn: Arc::default(),
         };
-        let (shared, aside, started_over) = Default::default();
-        Self { core: Arc::new(Core { settings, shared, aside, keyboard, started_over }) }
+        let (shared, aside, leaving, swept) = Default::default();
+        Self { core: Arc::new(Core { settings, shared, aside, leaving, keyboard, swept }) }
     }
 
     /// Connects, so that the first job finds the connection standing. Faults are reported to that job.
     pub async fn warm_up(&self) {
-        let Ok(shared) = self.core.shared().await else { return };
+        let Ok(shared) = self.core.shared() else { return };
         if let Err(trouble) = shared.link(&self.core.settings).await {
             tracing::debug!(?trouble, "no connection yet");
         }
@@ -146,7 +135,7 @@ impl ModalBackend {
         build: &ImageBuild<'_>,
         ask: impl AsyncFn(Image<'_>) -> Result<T, Trouble>,
     ) -> Result<T, Failure> {
-        let shared = self.core.shared().await?;
+        let shared = self.core.shared()?;
         let settings = &self.core.settings;
         let reporter = Reporter { job: build.job.clone(), emitter: build.emitter.clone() };
         let attempt = async |used: &Used| {
@@ -176,9 +165,7 @@ impl ModalBackend {
     /// Waits for what goes on beside the jobs: create calls that nobody waits for any more, until what they made is
     /// ended, and the sweep. Called once, after every session is closed.
     pub async fn finish(&self) {
-        if let Some(shared) = self.core.shared.get() {
-            shared.rates.leave();
-        }
+        self.core.leaving.cancel();
         self.core.aside.close();
         self.core.aside.wait().await;
     }
@@ -190,7 +177,7 @@ impl ModalBackend {
 
     /// What is known of prices without asking.
     pub async fn prices(&self) -> Prices {
-        match self.core.shared().await {
+        match self.core.shared() {
             Ok(shared) => shared.rates.prices().await,
             Err(_) => Prices::published(),
         }
@@ -198,38 +185,26 @@ impl ModalBackend {
 }
 
 impl Core {
-    pub(super) async fn shared(&self) -> Result<&Shared, Failure> {
-        self.shared.get_or_try_init(|| async { self.make_shared() }).await
+    pub(super) fn shared(&self) -> Result<&Shared, Failure> {
+        if let Some(shared) = self.shared.get() {
+            return Ok(shared);
+        }
+        let shared = self.settings.common.shared(&self.settings)?;
+        Ok(self.shared.get_or_init(|| shared))
     }
 
-    fn make_shared(&self) -> Result<Shared, Failure> {
+    /// What a launch stands on.
+    pub(super) fn ground(&self, shared: &Shared) -> Ground {
         let settings = &self.settings;
-        let account = settings.access.account()?;
-        // Ids of one environment mean nothing in another.
-        let environment = settings.target.environment.as_deref().unwrap_or_default();
-        let remembered =
-            Remembered::new(settings.journal.database().clone(), format!("{account}{environment}"));
-        let memory = settings.directories.open_state().ok().and_then(|folder| {
-            let folder = folder.join("modal");
-            let made = std::fs::create_dir_all(&folder);
-            made.is_ok().then_some(folder)
-        });
-        Ok(Shared {
-            link: OnceCell::new(),
-            rates: Rates::new(remembered.clone()),
-            ids: Ids::new(remembered),
-            ground: Ground {
-                journal: settings.journal.clone(),
-                account,
-                project: settings.project.clone(),
-                app_name: settings.target.app.clone(),
-                run: settings.run.clone(),
-                purse: Arc::clone(&settings.purse),
-                aside: self.aside.clone(),
-            },
-            memory,
-            swept: AtomicBool::new(false),
-        })
+        Ground {
+            journal: settings.journal.clone(),
+            account: shared.account.clone(),
+            project: settings.project.clone(),
+            app_name: settings.target.app.clone(),
+            run: settings.run.clone(),
+            purse: Arc::clone(&settings.purse),
+            aside: self.aside.clone(),
+        }
     }
 
     async fn open_session(self: &Arc<Self>, mut request: OpenRequest) -> Result<ModalSession, Failure> {
@@ -244,7 +219,7 @@ impl Core {
             color: self.settings.color,
         };
         let variables = variables::of_job(&request, &around)?;
-        let shared = self.shared().await?;
+        let shared = self.shared()?;
         let opening = Opening { core: self, shared, request: &request, reporter: &reporter };
         let opening: BoxFuture<'_, Result<Opened, Trouble>> = Box::pin(opening.run());
         let opened = opening.await.map_err(Trouble::into_failure)?;
@@ -269,34 +244,6 @@ impl Core {
         })
     }
 }
-
-impl Shared {
-    pub(super) async fn link(&self, settings: &ModalSettings) -> Result<&Link, Trouble> {
-        let target = settings.target.environment.as_deref();
-        self.link.get_or_try_init(|| settings.access.connect(self.memory.clone(), target)).await
-    }
-
-    /// As [`link`](Self::link), and says so when it takes long.
-    pub(super) async fn reach(
-        &self,
-        settings: &ModalSettings,
-        reporter: &Reporter,
-    ) -> Result<&Link, Trouble> {
-        let link = self.link(settings);
-        tokio::pin!(link);
-        tokio::select! {
-            done = &mut link => return done,
-            () = tokio::time::sleep(SLOW_CONNECTION) => {}
-        }
-        let text = "Modal does not answer yet; connecting is tried for up to a minute";
-        let help = "stop with Ctrl-C and look with `accel doctor`, or run locally: --on local";
-        reporter.notice(Level::Warning, "slow-connection", text, Some(help)).await;
-        link.await
-    }
-}
-
-/// A connection that takes longer is worth a word: it is tried for a minute before it is given up.
-const SLOW_CONNECTION: Duration = Duration::from_secs(3);
 
 impl Backend for ModalBackend {
     fn place(&self) -> Place {

@@ -17,7 +17,7 @@ use super::session::fits;
 use super::warm::record::{Record, Records};
 use super::warm::settle::{Edits, judge};
 use super::warm::{Stay, Use, new_word};
-use crate::backend::{Failure, Keep, OpenRequest};
+use crate::backend::{CancelLevel, Failure, Keep, OpenRequest, StopReason};
 use crate::base::duration::ExactDuration;
 use crate::domain::{Cause, Exit, Stream};
 use crate::event::Level;
@@ -43,18 +43,20 @@ impl Closing<'_> {
     pub(super) async fn keep(&self, running: Running, mut stay: Stay) -> Result<(), Failure> {
         let mark = match std::mem::replace(&mut stay.used, Use::Unclear) {
             Use::Untouched if stay.record.is_some() => {
-                let unclaimed = self.core.settings.journal.unclaim(running.sandbox.lease).await;
+                let settings = &self.core.settings;
+                let parker = settings.common.parker();
+                let unclaimed = settings.journal.unclaim(running.sandbox.lease, parker).await;
                 return unclaimed.map_err(|error| Failure::new(Cause::Infra, error.to_string()));
             }
             Use::Ended { mark } => mark,
             Use::Untouched | Use::Unclear => return self.end(running).await,
         };
         let mut cancel = self.request.cancel.clone();
-        let level = cancel.level();
         let settled = tokio::select! {
             biased;
             settled = tokio::time::timeout(SETTLE, self.settle(&running, &stay, &mark)) => settled,
-            _ = cancel.above(level) => return self.end(running).await,
+            // Whoever only stops the run may want the next one.
+            _ = cancel.above(CancelLevel::Stop(StopReason::Terminate)) => return self.end(running).await,
         };
         let why = match settled {
             Ok(Ok(record)) => match self.park(running, stay, &record).await {
@@ -122,13 +124,18 @@ impl Closing<'_> {
         if let Err(error) = records.save(running.sandbox.lease.id(), record) {
             return Err((running, format!("what is known of it cannot be written: {error}")));
         }
-        let is_new = stay.record.is_none();
+        let (is_new, settings) = (stay.record.is_none(), &self.core.settings);
+        let Running { sandbox, router, .. } = running;
+        let lease = sandbox.lease.id().clone();
         let limits = Limits { idle: stay.keep.idle, reuse_until_ms: stay.reuse_until_ms };
-        let journal = &self.core.settings.journal;
-        if let Err(error) = journal.park(running.sandbox.lease, stay.key, limits).await {
+        let parked = settings.journal.park(sandbox.lease, stay.key, limits, settings.common.parker()).await;
+        if let Err(error) = parked {
             // The lease has gone with it: the next sweep ends what it stands for.
             tracing::debug!(%error, "a sandbox is not parked");
             return Ok(());
+        }
+        if let (Ok(shared), Some(_)) = (self.core.shared(), settings.common.parker()) {
+            shared.keep_router(lease, router);
         }
         if is_new {
             self.forget_others(&records).await;
@@ -141,7 +148,7 @@ impl Closing<'_> {
     }
 
     async fn records(&self) -> Option<Records> {
-        let shared = self.core.shared().await.ok()?;
+        let shared = self.core.shared().ok()?;
         shared.memory.as_deref().map(Records::new)
     }
 

@@ -12,7 +12,7 @@ use super::sweep::{Listed, Standing, SweepError, Sweeper};
 use crate::domain::Place;
 use crate::event::now_ms;
 use crate::store::journal::warm::is_kept;
-use crate::store::journal::{Entry, Journal, JournalError, LeaseState, Settlement, tag};
+use crate::store::journal::{Entry, Journal, JournalError, Lease, LeaseState, Settlement, tag};
 
 /// One sandbox, or the intent of one. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,11 +95,30 @@ pub async fn everything(sweeper: &Sweeper) -> Result<Vec<Holding>, SweepError> {
     Ok(holdings)
 }
 
-/// Leases of sandboxes that are kept for another run.
+/// Leases of sandboxes that are kept for another run, and for which no accel that runs will come back.
 pub async fn warm(sweeper: &Sweeper) -> Result<Vec<Entry>, JournalError> {
     let mut entries = sweeper.journal.unsettled().await?;
-    entries.retain(|entry| entry.account == sweeper.account && is_kept(entry, now_ms()));
+    entries.retain(|entry| {
+        entry.account == sweeper.account && is_kept(entry, now_ms()) && !sweeper.journal.parker_lives(entry)
+    });
     Ok(entries)
+}
+
+/// Ends one of those. `None` when a run has taken it meanwhile.
+pub async fn end_warm(sweeper: &Sweeper, entry: &Entry) -> Result<Option<Stopped>, SweepError> {
+    match sweeper.journal.take_over(entry).await? {
+        Some(lease) => end_ours(sweeper, lease).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn end_ours(sweeper: &Sweeper, mut lease: Lease) -> Result<Stopped, SweepError> {
+    lease.stopping().await?;
+    let sandbox = lease.entry().sandbox.clone().unwrap_or_default();
+    let stopped = end(sweeper, &sandbox).await?;
+    let how = if stopped == Stopped::Ended { Settlement::Terminated } else { Settlement::Ended };
+    lease.settle(how).await?;
+    Ok(stopped)
 }
 
 /// How an attempt to stop something ended.
@@ -119,16 +138,10 @@ pub async fn stop(sweeper: &Sweeper, entry: &Entry) -> Result<Stopped, SweepErro
         return Ok(Stopped::NotCreatedYet);
     };
     // First, so that no sweep of another accel comes in between.
-    let mut lease = sweeper.journal.take_over(entry).await?;
-    if let Some(lease) = &mut lease {
-        lease.stopping().await?;
+    match sweeper.journal.take_over(entry).await? {
+        Some(lease) => end_ours(sweeper, lease).await,
+        None => Ok(end(sweeper, sandbox).await?),
     }
-    let stopped = end(sweeper, sandbox).await?;
-    if let Some(lease) = lease {
-        let how = if stopped == Stopped::Ended { Settlement::Terminated } else { Settlement::Ended };
-        lease.settle(how).await?;
-    }
-    Ok(stopped)
 }
 
 /// Ends a sandbox that the journal here does not know.

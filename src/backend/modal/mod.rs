@@ -14,6 +14,7 @@ mod body;
 mod build;
 pub mod clock;
 mod closing;
+mod common;
 pub mod connect;
 pub mod connection;
 pub mod control_plane;
@@ -62,6 +63,7 @@ mod way;
 pub mod wire;
 
 pub use backend::{ImageBuild, ModalBackend, ModalSettings, Reuse};
+pub use common::Common;
 pub use definition::lifetime;
 pub use link::Access;
 pub use terminal::TerminalKind;

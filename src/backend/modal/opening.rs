@@ -3,13 +3,14 @@
 //! What must stay true: what was claimed and not used goes back as it was, or is ended; nothing that a kept sandbox
 //! cannot do fails the run, since there is always a fresh one.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::auth_token::expiry;
-use super::backend::{Core, Reuse, Shared, all};
+use super::backend::{Core, Reuse, all};
 use super::build::Image;
+use super::common::Shared;
 use super::control_plane::CallOptions;
 use super::definition::{self, Parts};
 use super::generation;
@@ -32,7 +33,7 @@ use crate::domain::Cause;
 use crate::event::{Level, Step, StepOutcome, now_ms};
 use crate::store::Journal;
 use crate::store::journal::warm::{Claim, WarmKey, Worn};
-use crate::store::journal::{SandboxKind, tag};
+use crate::store::journal::{JournalError, Lease, SandboxKind, tag};
 use crate::workspace::tree::Manifest;
 
 /// How long a kept sandbox may take to be connected to. It runs already, unlike a fresh one.
@@ -86,13 +87,17 @@ impl Opening<'_> {
         &self.core.settings.journal
     }
 
+    async fn unclaim(&self, lease: Lease) -> Result<(), JournalError> {
+        self.journal().unclaim(lease, self.core.settings.common.parker()).await
+    }
+
     fn records(&self) -> Option<Records> {
         self.shared.memory.as_deref().map(Records::new)
     }
 
     fn definition(&self) -> String {
         let (settings, request) = (&self.core.settings, self.request);
-        warm::definition(&self.shared.ground.account, &settings.target, &request.root, &request.spec)
+        warm::definition(&self.shared.account, &settings.target, &request.root, &request.spec)
     }
 
     /// A fault of the journal is like having nothing.
@@ -114,7 +119,7 @@ impl Opening<'_> {
             }
         };
         if let Some(held) = held.take()
-            && let Err(error) = self.journal().unclaim(held.sandbox.lease).await
+            && let Err(error) = self.unclaim(held.sandbox.lease).await
         {
             tracing::debug!(%error, "a kept sandbox is left to the next sweep");
         }
@@ -204,9 +209,9 @@ impl Opening<'_> {
         let longest = definition::lifetime(self.request.timeout, &self.request.spec);
         let claim = Claim {
             needed,
-            run: self.shared.ground.run.clone(),
+            run: self.core.settings.run.clone(),
             job: tag::value(self.request.job.as_str()),
-            hold: self.shared.ground.purse.hold(&self.request.job, &quote, longest)?,
+            hold: self.core.settings.purse.hold(&self.request.job, &quote, longest)?,
         };
         let lease = match self.journal().claim(key, claim).await {
             Ok(Some(lease)) => lease,
@@ -230,13 +235,17 @@ impl Opening<'_> {
 
     async fn connect(&self, link: &Link, held: &Held) -> Result<Router, Trouble> {
         let Held { sandbox, record, .. } = held;
+        let standing = self.shared.take_router(sandbox.lease.id());
         let is_old = expiry(record.jwt.reveal()).is_some_and(|ends| ends <= link.clock().now() + FRESH);
         let access = if is_old {
             launch::ask_access(link, sandbox.kind, &sandbox.id, &record.task).await?
         } else {
             RouterAccess { url: record.url.clone(), jwt: record.jwt.clone() }
         };
-        let router = launch::connect(link, sandbox, &record.task, access).await?;
+        let router = match standing.filter(|_| !is_old) {
+            Some(router) => router,
+            None => launch::connect(link, sandbox, &record.task, access).await?,
+        };
         if !self.request.spec.volumes.is_empty() {
             // What others have written to them since.
             let request =
@@ -270,11 +279,8 @@ impl Opening<'_> {
 
     /// Whether all that is kept is to be given up now.
     fn note_started_over(&self, definition: &str) -> bool {
-        if self.core.settings.reuse == Reuse::Allowed {
-            return false;
-        }
-        let mut done = self.core.started_over.lock().unwrap_or_else(PoisonError::into_inner);
-        done.insert(definition.to_owned())
+        let settings = &self.core.settings;
+        settings.reuse == Reuse::StartOver && settings.common.start_over(definition)
     }
 
     async fn discard_held(&self, held: &mut Option<Held>, why: &str) {
@@ -338,7 +344,7 @@ impl Opening<'_> {
         let prices = self.shared.rates.prices().await;
         let launch = Launch {
             link: &link,
-            ground: &self.shared.ground,
+            ground: &self.core.ground(self.shared),
             request: self.request,
             reporter: self.reporter,
             parts: &parts,
@@ -370,7 +376,7 @@ impl Opening<'_> {
         let (link, walked) =
             tokio::try_join!(self.shared.reach(&self.core.settings, self.reporter), walking)?;
         self.sweep(link);
-        self.shared.rates.refresh(link, &self.core.aside).await;
+        self.shared.rates.refresh(link, &self.core.aside, &self.core.leaving).await;
         let (ids, spec) = (&self.shared.ids, &self.request.spec);
         let app_name = &self.core.settings.target.app;
         let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
@@ -399,12 +405,12 @@ impl Opening<'_> {
 
     /// Ends what dead accels left, once in a run and beside it.
     fn sweep(&self, link: &Link) {
-        if self.shared.swept.swap(true, Ordering::Relaxed) {
+        if self.core.swept.swap(true, Ordering::Relaxed) {
             return;
         }
         let sweeper = Sweeper {
             journal: self.journal().clone(),
-            account: self.shared.ground.account.clone(),
+            account: self.shared.account.clone(),
             environment: link.environment(),
             sandboxes: Arc::new(link.plane.clone()),
         };
@@ -424,7 +430,7 @@ impl Opening<'_> {
             sync,
             global_ignore: self.core.settings.global_ignore.clone(),
             memory: self.shared.memory.clone(),
-            account: format!("{} {}", self.shared.ground.account, self.core.settings.target.app),
+            account: format!("{} {}", self.shared.account, self.core.settings.target.app),
             input: if self.request.spec.tty { InputUse::OfTheJob } else { InputUse::Free },
         }
     }

@@ -54,12 +54,11 @@ pub(super) struct Rates {
     kept: OnceCell<Option<Told>>,
     /// Newer than what was kept.
     told: Arc<Mutex<Option<Prices>>>,
-    leaving: CancellationToken,
 }
 
 impl Rates {
     pub(super) fn new(remembered: Remembered) -> Self {
-        Self { remembered, kept: OnceCell::new(), told: Arc::default(), leaving: CancellationToken::new() }
+        Self { remembered, kept: OnceCell::new(), told: Arc::default() }
     }
 
     /// The best that is known now; asks nobody.
@@ -78,8 +77,8 @@ impl Rates {
         kept.await.as_ref().filter(|told| told.is_fresh(now_ms()))
     }
 
-    /// Asks beside the run when what is kept is too old; given up when the run ends first.
-    pub(super) async fn refresh(&self, link: &Link, aside: &TaskTracker) {
+    /// Asks beside the run when what is kept is too old; given up when the run is `leaving` first.
+    pub(super) async fn refresh(&self, link: &Link, aside: &TaskTracker, leaving: &CancellationToken) {
         if self.fresh().await.is_some() {
             return;
         }
@@ -102,18 +101,13 @@ impl Rates {
                 tracing::debug!(%error, "rates are not kept");
             }
         };
-        let leaving = self.leaving.clone();
+        let leaving = leaving.clone();
         aside.spawn(async move {
             tokio::select! {
                 () = leaving.cancelled() => {}
                 () = asking => {}
             }
         });
-    }
-
-    /// The run is over: nobody waits for an answer any more.
-    pub(super) fn leave(&self) {
-        self.leaving.cancel();
     }
 }
 

@@ -217,7 +217,7 @@ impl ModalSession {
                 None => return Err(error.into_failure()),
             },
         };
-        let shared = self.core.shared().await?;
+        let shared = self.core.shared()?;
         let opening = Opening { core: &self.core, shared, request: &self.request, reporter: &self.reporter };
         opening.tell(why).await;
         self.running.sandbox.release().await;

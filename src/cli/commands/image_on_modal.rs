@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::backend::local::ColorHint;
 use crate::backend::modal::standing::{BuildState, ImageStanding, LayerChange, LayerStanding};
-use crate::backend::modal::{ImageBuild, Reuse};
+use crate::backend::modal::{Common, ImageBuild, Reuse};
 use crate::backend::{CancelSource, Failure};
 use crate::base::exit_code;
 use crate::cli::Outcome;
@@ -82,6 +82,7 @@ fn each<T>(
         folder: &project.folder,
         access: None,
         reuse: Reuse::Allowed,
+        common: &Common::default(),
     };
     let modal = Modal::new(&plan, &run, ColorHint::Unsaid, around);
     let (secrets, _) = secrets::known(&plan, context.ambient);

@@ -82,10 +82,9 @@ async fn prune(
         Err(error) => return Err(error),
     };
     for entry in leases::warm(&sweeper).await? {
-        if !args.dry_run {
-            leases::stop(&sweeper, &entry).await?;
+        if args.dry_run || leases::end_warm(&sweeper, &entry).await?.is_some() {
+            pruned.sandboxes.extend(entry.sandbox);
         }
-        pruned.sandboxes.extend(entry.sandbox);
     }
     let mode = if args.dry_run { SweepMode::Report } else { SweepMode::End };
     let swept = sweeper.sweep(Look::Always, mode).await?;

@@ -8,8 +8,10 @@ mod words;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::backend::modal::Common;
 use crate::backend::{CancelLevel, CancelSource};
 use crate::base::exit_code;
 use crate::domain::Place;
@@ -19,6 +21,8 @@ use crate::plan::spec::{Plan, WatchNotify};
 use crate::plan::warm::Habit;
 use crate::process::{Ownership, Supervisor};
 use crate::sink::{JsonSink, Sink as _};
+use crate::store::journal::warm::Parker;
+use crate::store::{Database, Journal};
 use crate::watch::{self, Cause, Command, Ended, Means, News, Reloaded, Run, Trigger, Work};
 
 use super::Outcome;
@@ -71,6 +75,7 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
             wishes,
             caller: Some("watch"),
             access: None,
+            common: common(context, &folder),
         };
         let watcher = Watcher {
             execution,
@@ -95,6 +100,11 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
             CancelLevel::Kill => exit_code::INTERRUPTED,
         })
     })
+}
+
+fn common(context: &Context<'_>, folder: &Path) -> Common {
+    let journal = Journal::new(Database::new(context.ambient.directories(folder)));
+    Common::of_loop(Parker::new(journal))
 }
 
 /// Keys need a terminal to come from and one where their effect is seen.

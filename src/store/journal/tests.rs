@@ -118,7 +118,7 @@ async fn parked(journal: &Journal, idle: Duration) -> Entry {
     let mut lease = journal.intend(intent("run-1")).await.unwrap();
     lease.created("sb-1").await.unwrap();
     let id = lease.id().clone();
-    journal.park(lease, key("k"), limits(idle)).await.unwrap();
+    journal.park(lease, key("k"), limits(idle), None).await.unwrap();
     journal.by_lease(id.as_str()).await.unwrap().unwrap()
 }
 
@@ -180,4 +180,24 @@ async fn a_parked_lease_that_was_ended_is_not_claimed_and_the_other_way_round() 
     let key = key("k");
     let (claimed, taken) = tokio::join!(one.claim(&key, wanted(LONG)), two.take_over(&entry));
     assert!(claimed.unwrap().is_some() != taken.unwrap().is_some(), "exactly one of them");
+}
+
+#[tokio::test]
+async fn what_a_loop_has_parked_is_in_use_until_the_loop_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, other) = (journal(folder.path()), journal(folder.path()));
+    let parker = warm::Parker::new(journal(folder.path()));
+    let mut lease = run.intend(intent("run-1")).await.unwrap();
+    lease.created("sb-1").await.unwrap();
+    let id = lease.id().clone();
+    run.park(lease, key("k"), limits(LONG), Some(&parker)).await.unwrap();
+    drop(run);
+    let parked = async || other.by_lease(id.as_str()).await.unwrap().unwrap();
+    assert!(other.parker_lives(&parked().await), "its run is over, the loop is not");
+    let claimed = other.claim(&key("k"), wanted(LONG)).await.unwrap().unwrap();
+    assert!(!other.parker_lives(&parked().await), "it is not parked");
+    other.unclaim(claimed, Some(&parker)).await.unwrap();
+    assert!(other.parker_lives(&parked().await));
+    drop(parker);
+    assert!(!other.parker_lives(&parked().await));
 }

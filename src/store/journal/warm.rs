@@ -4,12 +4,13 @@
 //! claims a sandbox that the server may have ended by its limits, or that is too old to be used again. A parked
 //! lease outlives the accel that parked it; whatever process dies while it holds one leaves an ordinary leftover.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::record::{COLUMNS, read, select, time};
-use super::{Entry, Journal, JournalError, Lease, LeaseState, Owner, millis, whose};
+use super::{Entry, Journal, JournalError, Lease, LeaseState, Owner, UNLOCKED, millis, whose};
 use crate::base::money::Dollars;
 use crate::event::now_ms;
 use crate::store::database::Durability;
@@ -43,6 +44,24 @@ pub struct Claim {
     pub hold: Hold,
 }
 
+/// Several runs in a row, which come back for what they park. Lives as long as any of its clones.
+#[derive(Debug, Clone)]
+pub struct Parker {
+    journal: Journal,
+    /// Made when the first sandbox is parked.
+    owner: Arc<OnceLock<Arc<Owner>>>,
+}
+
+impl Parker {
+    pub fn new(journal: Journal) -> Self {
+        Self { journal, owner: Arc::default() }
+    }
+
+    fn id(&self) -> String {
+        self.owner.get_or_init(|| self.journal.owner()).id.clone()
+    }
+}
+
 /// Why nobody uses a parked sandbox any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worn {
@@ -54,21 +73,29 @@ pub enum Worn {
 }
 
 impl Journal {
-    /// Gives a sandbox back for the next run that has the same key.
-    pub async fn park(&self, lease: Lease, key: WarmKey, limits: Limits) -> Result<(), JournalError> {
+    /// Gives a sandbox back for the next run that has the same key, in the name of `parker`, if there is one.
+    pub async fn park(
+        &self,
+        lease: Lease,
+        key: WarmKey,
+        limits: Limits,
+        parker: Option<&Parker>,
+    ) -> Result<(), JournalError> {
+        let parker = parker.map_or_else(|| lease.owner.id.clone(), Parker::id);
         let now = now_ms();
         let (id, idle_ends) = (lease.entry.lease.clone(), now.saturating_add(millis(limits.idle)));
         let change = move |connection: &Connection| {
             connection.execute(
                 "UPDATE lease SET state = 'parked', warm_key = ?2, warm_image = ?3, reuse_until = ?4,
-                 idle_ends_at = ?5, changed_at = ?6 WHERE id = ?1 AND state <> 'settled'",
+                 idle_ends_at = ?5, changed_at = ?6, owner = ?7 WHERE id = ?1 AND state <> 'settled'",
                 params![
                     id.0,
                     key.definition,
                     key.image,
                     time(limits.reuse_until_ms),
                     time(idle_ends),
-                    time(now)
+                    time(now),
+                    parker
                 ],
             )?;
             ledger::park(connection, &id, Some(idle_ends))
@@ -109,12 +136,14 @@ impl Journal {
     }
 
     /// Gives back what was claimed and not used: the server's own clock of idleness has gone on.
-    pub async fn unclaim(&self, lease: Lease) -> Result<(), JournalError> {
+    pub async fn unclaim(&self, lease: Lease, parker: Option<&Parker>) -> Result<(), JournalError> {
         let entry = lease.entry.clone();
+        let parker = parker.map_or_else(|| lease.owner.id.clone(), Parker::id);
         let change = move |connection: &Connection| {
             connection.execute(
-                "UPDATE lease SET state = 'parked', idle_ends_at = ?2 WHERE id = ?1 AND state = 'running'",
-                params![entry.lease.0, entry.idle_ends_at_ms.map(time)],
+                "UPDATE lease SET state = 'parked', idle_ends_at = ?2, owner = ?3
+                 WHERE id = ?1 AND state = 'running'",
+                params![entry.lease.0, entry.idle_ends_at_ms.map(time), parker],
             )?;
             ledger::park(connection, &entry.lease, entry.idle_ends_at_ms)
         };
@@ -176,6 +205,13 @@ impl Journal {
         Ok(self.0.database.read(ask).await?)
     }
 
+    /// Whether whoever parked the lease still runs and will come back for it. False where that cannot be known.
+    pub fn parker_lives(&self, entry: &Entry) -> bool {
+        entry.state == LeaseState::Parked
+            && !entry.owner.starts_with(UNLOCKED)
+            && matches!(self.dead_owner(entry), Ok(None))
+    }
+
     /// For whoever ends it.
     pub(super) async fn take_parked(&self, entry: &Entry) -> Result<Option<Lease>, JournalError> {
         let owner = self.owner();
@@ -185,13 +221,7 @@ impl Journal {
         Ok((taken == 1).then(|| self.lease_of(entry.clone(), owner, LeaseState::Stopping, Dollars(0))))
     }
 
-    fn lease_of(
-        &self,
-        entry: Entry,
-        owner: std::sync::Arc<Owner>,
-        state: LeaseState,
-        held: Dollars,
-    ) -> Lease {
+    fn lease_of(&self, entry: Entry, owner: Arc<Owner>, state: LeaseState, held: Dollars) -> Lease {
         let entry = Entry { owner: owner.id.clone(), pid: std::process::id(), state, ..entry };
         owner.hold(&entry);
         Lease { database: self.0.database.clone(), entry, owner, held, spent: None }

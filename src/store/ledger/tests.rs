@@ -142,7 +142,7 @@ async fn a_kept_sandbox_has_a_line_for_each_run_and_costs_while_it_waits() {
     let limits = Limits { idle: Duration::from_secs(600), reuse_until_ms: now_ms() + HOUR };
     let mut lease = journal.intend(intent("1", Wanted::Exactly(DOLLAR), caps)).await.unwrap();
     lease.created("sb-1").await.unwrap();
-    journal.park(lease, key.clone(), limits).await.unwrap();
+    journal.park(lease, key.clone(), limits, None).await.unwrap();
     assert_eq!(ledger.today(None).await.unwrap().held, Dollars(0), "nobody uses it");
     let claim = |run: &str, amount| Claim {
         needed: Duration::ZERO,
@@ -154,7 +154,7 @@ async fn a_kept_sandbox_has_a_line_for_each_run_and_costs_while_it_waits() {
     assert_eq!(exceeded(journal.claim(&key, claim("2", dollars(1.2))).await.unwrap_err()).cap, Cap::Run);
     let lease = journal.claim(&key, claim("2", DOLLAR)).await.unwrap().expect("it is parked");
     assert_eq!((lease.held(), ledger.today(None).await.unwrap().held.0 > 900_000), (DOLLAR, true));
-    journal.unclaim(lease).await.unwrap();
+    journal.unclaim(lease, None).await.unwrap();
     assert_eq!(ledger.today(None).await.unwrap().held, Dollars(0));
     let lines = |query: &str| {
         journal.database().read_now(|connection| connection.query_row(query, [], |row| row.get::<_, i64>(0)))

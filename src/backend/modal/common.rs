@@ -1,0 +1,136 @@
+//! What the runs of one accel have in common: connections, remembered ids, and whose the sandboxes are that wait
+//! between two runs.
+//!
+//! What must stay true: nothing of one account or environment is used for another; losing all of it costs calls only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::backend::ModalSettings;
+use super::ids::Ids;
+use super::link::Link;
+use super::rates::Rates;
+use super::reporter::Reporter;
+use super::router::Router;
+use super::trouble::Trouble;
+use crate::backend::Failure;
+use crate::event::Level;
+use crate::store::Remembered;
+use crate::store::journal::LeaseId;
+use crate::store::journal::warm::Parker;
+
+/// Cheap to clone; clones are the same. The default is for an accel that runs once.
+#[derive(Clone, Default)]
+pub struct Common(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    shared: Mutex<BTreeMap<String, Arc<Shared>>>,
+    /// Definitions of kept sandboxes that were started over already.
+    started_over: Mutex<BTreeSet<String>>,
+    parker: Option<Parker>,
+}
+
+impl Common {
+    /// For runs that follow each other: until the last of them, what they keep is in use.
+    pub fn of_loop(parker: Parker) -> Self {
+        Self(Arc::new(State { parker: Some(parker), ..State::default() }))
+    }
+
+    pub(super) fn parker(&self) -> Option<&Parker> {
+        self.0.parker.as_ref()
+    }
+
+    /// Whether nobody has started over with this definition yet.
+    pub(super) fn start_over(&self, definition: &str) -> bool {
+        let mut done = self.0.started_over.lock().unwrap_or_else(PoisonError::into_inner);
+        done.insert(definition.to_owned())
+    }
+
+    /// What belongs to the account and environment of these settings.
+    pub(super) fn shared(&self, settings: &ModalSettings) -> Result<Arc<Shared>, Failure> {
+        let account = settings.access.account()?;
+        // Ids of one environment mean nothing in another.
+        let environment = settings.target.environment.as_deref().unwrap_or_default();
+        let key = format!("{account}{environment}");
+        let mut all = self.0.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = all.entry(key.clone()).or_insert_with(|| Arc::new(Shared::new(settings, account, key)));
+        Ok(Arc::clone(shared))
+    }
+}
+
+/// Made when the first job comes.
+pub(super) struct Shared {
+    pub(super) link: OnceCell<Link>,
+    pub(super) ids: Ids,
+    pub(super) account: String,
+    /// For what is kept between runs besides ids; `None` when there is no such folder.
+    pub(super) memory: Option<PathBuf>,
+    pub(super) rates: Rates,
+    /// Connections to sandboxes that wait between two runs.
+    routers: Mutex<BTreeMap<LeaseId, Router>>,
+}
+
+/// Connections that are kept; with one more all are closed, so that those of sandboxes that have ended go.
+const MOST_ROUTERS: usize = 16;
+
+impl Shared {
+    fn new(settings: &ModalSettings, account: String, key: String) -> Self {
+        let remembered = Remembered::new(settings.journal.database().clone(), key);
+        let memory = settings.directories.open_state().ok().and_then(|folder| {
+            let folder = folder.join("modal");
+            let made = std::fs::create_dir_all(&folder);
+            made.is_ok().then_some(folder)
+        });
+        Self {
+            link: OnceCell::new(),
+            rates: Rates::new(remembered.clone()),
+            ids: Ids::new(remembered),
+            account,
+            memory,
+            routers: Mutex::default(),
+        }
+    }
+
+    pub(super) fn keep_router(&self, lease: LeaseId, router: Router) {
+        let mut routers = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
+        if routers.len() >= MOST_ROUTERS {
+            routers.clear();
+        }
+        routers.insert(lease, router);
+    }
+
+    pub(super) fn take_router(&self, lease: &LeaseId) -> Option<Router> {
+        self.routers.lock().unwrap_or_else(PoisonError::into_inner).remove(lease)
+    }
+
+    pub(super) async fn link(&self, settings: &ModalSettings) -> Result<&Link, Trouble> {
+        let target = settings.target.environment.as_deref();
+        self.link.get_or_try_init(|| settings.access.connect(self.memory.clone(), target)).await
+    }
+
+    /// As [`link`](Self::link), and says so when it takes long.
+    pub(super) async fn reach(
+        &self,
+        settings: &ModalSettings,
+        reporter: &Reporter,
+    ) -> Result<&Link, Trouble> {
+        let link = self.link(settings);
+        tokio::pin!(link);
+        tokio::select! {
+            done = &mut link => return done,
+            () = tokio::time::sleep(SLOW_CONNECTION) => {}
+        }
+        let text = "Modal does not answer yet; connecting is tried for up to a minute";
+        let help = "stop with Ctrl-C and look with `accel doctor`, or run locally: --on local";
+        reporter.notice(Level::Warning, "slow-connection", text, Some(help)).await;
+        link.await
+    }
+}
+
+/// A connection that takes longer is worth a word: it is tried for a minute before it is given up.
+const SLOW_CONNECTION: Duration = Duration::from_secs(3);
