@@ -114,7 +114,8 @@ pub enum Command {
     /// runs that one first. Changes of accel.toml are taken over, mistakes in it shown while the last good one
     /// stays. On a terminal: Enter or r runs again, a runs all, m moves between this machine and Modal, q quits.
     ///
-    /// Exit code: 0 after q; 129, 130 or 143 after a signal; 2 when accel.toml has errors at the start.
+    /// Exit code: 0 after q; 129, 130 or 143 after a signal; 141 when nobody reads the output any more; 2 when
+    /// accel.toml has errors at the start.
     #[command(visible_alias = "w", after_help = WATCH_EXAMPLES)]
     Watch(WatchArgs),
 
