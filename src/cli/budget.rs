@@ -10,10 +10,10 @@ use crate::backend::modal;
 use crate::backend::modal::purse;
 use crate::backend::modal::quote::Quote;
 use crate::base::money::Dollars;
-use crate::plan::spec::{BudgetLimits, OnExceed, Plan, PlannedJob};
+use crate::plan::spec::{BudgetLimits, OnExceed, Plan, PlannedJob, Warm};
 use crate::store::Ledger;
 use crate::store::journal::tag;
-use crate::store::ledger::{Account, Caps, Exceeded};
+use crate::store::ledger::{Account, Caps, Exceeded, price};
 
 use super::error::CommandError;
 
@@ -108,6 +108,18 @@ impl Guard {
 /// How long a sandbox of the job may live.
 fn longest(job: &PlannedJob) -> Duration {
     modal::lifetime(job.timeout, &job.spec)
+}
+
+/// What the job costs at least, should every attempt run until the server ends its sandbox; and for how long that is.
+pub fn worst_case(job: &PlannedJob, limits: &BudgetLimits, per_hour: Dollars) -> (Duration, Dollars) {
+    let most = purse::Purse::new(caps(limits)).most(per_hour, job.spec.stop_timeout);
+    let one = most.map_or(longest(job), |most| most.min(longest(job)));
+    let kept = match job.warm {
+        Some(Warm::Keep { max, .. }) if !job.spec.tty => max,
+        _ => Duration::ZERO,
+    };
+    let time = one.saturating_mul(1 + job.retry.max).saturating_add(kept);
+    (time, price(per_hour, time))
 }
 
 /// `today: ≥ $0.12 spent and $0.03 held on Modal, of $5.00 a day (budget.per_day)`; `None` where there is nothing to say.

@@ -18,6 +18,7 @@ mod init;
 pub mod keyboard;
 pub mod modal;
 pub mod not_built;
+mod outlook;
 pub mod printer;
 pub mod project;
 pub mod remote;

@@ -8,10 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use super::account;
 use super::ambient::Ambient;
-use crate::backend::modal::clock::SystemClock;
+use crate::backend::modal::clock::{Clock as _, SystemClock};
 use crate::backend::modal::probe::{Probe, ReadyCache};
 use crate::backend::modal::quote::{Prices, Quote};
-use crate::backend::modal::warm;
+use crate::backend::modal::{self, rates, warm};
 use crate::base::money::Dollars;
 use crate::net::NetworkSettings;
 use crate::plan::spec::{ModalTarget, Plan, PlannedJob, SandboxSpec, Warm};
@@ -41,7 +41,20 @@ impl ModalFacts {
     }
 
     pub fn quote(&self, spec: &SandboxSpec) -> Quote {
-        self.prices.get_or_init(Prices::published).quote(spec)
+        self.prices().quote(spec)
+    }
+
+    /// Those of the workspace where an earlier run was told them, else the published ones.
+    pub fn prices(&self) -> &Prices {
+        self.prices.get_or_init(|| self.told().unwrap_or_else(Prices::published))
+    }
+
+    fn told(&self) -> Option<Prices> {
+        let (path, settings) = account::load(&self.variables);
+        let settings = settings.ok()?;
+        let account = modal::account::account(&settings, settings.require_credentials(&path).ok()?);
+        let database = Database::new(self.directories.clone());
+        rates::remembered(database, &account, self.target.environment.as_deref())
     }
 
     /// The answer is remembered for a short while, on disk, for all runs of this account.
@@ -83,6 +96,20 @@ impl ModalFacts {
 }
 
 impl Remote for ModalFacts {
+    fn remembered_ready(&self) -> Option<Result<(), String>> {
+        let (path, settings) = account::load(&self.variables);
+        let settings = match settings {
+            Ok(settings) => settings,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        let credentials = match settings.require_credentials(&path) {
+            Ok(credentials) => credentials,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        let cache = ReadyCache::new(self.directories.state_path(), &settings, credentials);
+        cache.remembered(SystemClock.now()).map(|answer| answer.map_err(|why| why.detail().to_owned()))
+    }
+
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + '_>> {
         Box::pin(self.ask())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::render::{PlanFormat, render};
+use super::render::{Outlook, PlanFormat, render};
 use super::spec::*;
 use super::*;
 use crate::config::model::{Layer, Matrix, Origin};
@@ -317,7 +317,7 @@ fn sets_of_variables_of_a_layer_stay_apart_and_its_env_wins() {
 #[test]
 fn shown_as_toml_with_origins() {
     let plan = compile(&config(IMAGES), &Selection::of(["train"]), &images()).unwrap();
-    insta::assert_snapshot!(render(&plan, PlanFormat::Toml), @r#"
+    insta::assert_snapshot!(render(&plan, &Outlook::default(), PlanFormat::Toml), @r#"
     version = 1
     project = "sweeper"                         # accel.toml:2
     requested = ["train"]
@@ -464,7 +464,7 @@ run = "true"
 "#;
     let plan = compiled(toml, &["test"]);
     for format in [PlanFormat::Toml, PlanFormat::Json, PlanFormat::Yaml] {
-        let text = render(&plan, format);
+        let text = render(&plan, &Outlook::default(), format);
         assert!(text.contains("https://***@example.org/simple"), "{text}");
         assert!(!text.contains("hush") && !text.contains("token@"), "{text}");
     }
@@ -473,10 +473,12 @@ run = "true"
 #[test]
 fn every_format_reads_back_the_same() {
     let plan = compile(&config(IMAGES), &Selection::everything(), &images()).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&render(&plan, PlanFormat::Json)).unwrap();
-    let yaml: serde_json::Value = serde_yaml::from_str(&render(&plan, PlanFormat::Yaml)).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&render(&plan, &Outlook::default(), PlanFormat::Json)).unwrap();
+    let yaml: serde_json::Value =
+        serde_yaml::from_str(&render(&plan, &Outlook::default(), PlanFormat::Yaml)).unwrap();
     assert_eq!(json, yaml);
-    let toml: toml::Table = render(&plan, PlanFormat::Toml).parse().unwrap();
+    let toml: toml::Table = render(&plan, &Outlook::default(), PlanFormat::Toml).parse().unwrap();
     assert_eq!(toml["jobs"]["test"]["timeout"].as_str(), json["jobs"]["test"]["timeout"].as_str());
     assert_eq!(toml["jobs"].as_table().unwrap().len(), json["jobs"].as_object().unwrap().len());
 }
@@ -510,7 +512,8 @@ fn shuffled(order: &[usize]) -> String {
 fn the_order_of_tables_does_not_show() {
     let shown = |text: &str| {
         let plan = compile(&config(text), &Selection::everything(), &images()).unwrap();
-        let mut json: serde_json::Value = serde_json::from_str(&render(&plan, PlanFormat::Json)).unwrap();
+        let mut json: serde_json::Value =
+            serde_json::from_str(&render(&plan, &Outlook::default(), PlanFormat::Json)).unwrap();
         // Lines move with their tables.
         strip_origins(&mut json);
         json.to_string()

@@ -171,12 +171,21 @@ impl<'a> Trail<'a> {
 
     /// Whether Modal can be used is only asked when it would be.
     fn unless_not_ready(&mut self, weighed: &Weighed) {
-        if weighed.place == Place::Modal
-            && let FactValue::IsNot(why) = self.facts.facts.get(Fact::ModalReady)
-        {
-            return self.decide(Place::Local, format!("{}, which cannot be used: {why}", weighed.why));
+        if weighed.place == Place::Local {
+            return self.decide(weighed.place, weighed.why.clone());
         }
-        self.decide(weighed.place, weighed.why.clone());
+        match self.facts.facts.get(Fact::ModalReady) {
+            FactValue::IsNot(why) => {
+                self.decide(Place::Local, format!("{}, which cannot be used: {why}", weighed.why));
+            }
+            FactValue::Unknown(why) => {
+                self.decide(
+                    Place::Modal,
+                    format!("{}; whether it can be used is not known: {why}", weighed.why),
+                );
+            }
+            _ => self.decide(Place::Modal, weighed.why.clone()),
+        }
     }
 
     fn decide(&mut self, place: Place, why: String) {
@@ -192,6 +201,10 @@ impl<'a> Trail<'a> {
         let names = wanted.iter().map(|choice| choice.gpu.to_string()).collect::<Vec<_>>().join(" or ");
         let here = match self.facts.facts.get(Fact::LocalGpu) {
             FactValue::Texts(here) => here,
+            FactValue::Unknown(why) => {
+                let text = format!("needs {names}, and whether this machine has it is not known: {why}");
+                return (Place::Modal, text);
+            }
             _ => Vec::new(),
         };
         match wanted.iter().find(|choice| gpu::is_here(&choice.gpu, &here)) {

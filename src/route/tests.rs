@@ -315,7 +315,8 @@ fn remembered(local: u64, modal: u64) -> Memory {
 #[test]
 fn auto_prints_every_term_and_chooses_the_faster_place() {
     let rules = vec![rule(RuleSource::Job, "accel.toml:5", RuleTarget::Auto, Vec::new())];
-    let facts = KnownFacts { memory: remembered(60, 20), ..KnownFacts::default() };
+    let ready = known([(Fact::ModalReady, FactValue::Is(true))]);
+    let facts = KnownFacts { memory: remembered(60, 20), ..ready };
     let decision = decide(&job(rules.clone(), &[], &[]), &facts);
     assert_eq!(decision.place, Place::Modal);
     insta::assert_snapshot!(decision.reasons.join("\n"), @r"
@@ -333,6 +334,10 @@ fn auto_prints_every_term_and_chooses_the_faster_place() {
     let decision = decide(&job(rules.clone(), &[], &[]), &facts);
     let reason = "auto: about 1m00s here, 20.0s on Modal, which cannot be used: no token";
     assert_eq!((decision.place, decision.reason.as_str()), (Place::Local, reason));
+    let facts = KnownFacts { memory: remembered(60, 20), ..KnownFacts::default() };
+    let decision = decide(&job(rules.clone(), &[], &[]), &facts);
+    let reason = "auto: about 1m00s here, 20.0s on Modal; whether it can be used is not known: not gathered";
+    assert_eq!((decision.place, decision.reason.as_str()), (Place::Modal, reason));
     // A GPU that is not here is no matter of time.
     let facts =
         KnownFacts { memory: remembered(1, 20), ..known([(Fact::LocalGpu, FactValue::Texts(Vec::new()))]) };

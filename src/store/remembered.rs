@@ -21,6 +21,18 @@ impl Remembered {
         Self { database, account: account.into() }
     }
 
+    /// As [`get`](Self::get), for threads that may block. No database is made for asking.
+    pub fn get_now(&self, kind: &'static str, key: &str) -> Option<String> {
+        if !self.database.exists() {
+            return None;
+        }
+        let query = "SELECT id FROM remembered WHERE account = ?1 AND kind = ?2 AND key = ?3";
+        let ask = |connection: &Connection| {
+            connection.query_row(query, params![self.account, kind, key], |row| row.get(0)).optional()
+        };
+        self.database.read_now(ask).ok().flatten()
+    }
+
     pub async fn get(&self, kind: &'static str, key: &str) -> Result<Option<String>, DatabaseError> {
         let mut found = self.get_all(kind, vec![key.to_owned()]).await?;
         Ok(found.pop().flatten())

@@ -17,6 +17,10 @@ use crate::store::{Database, Directories, History};
 struct Nowhere;
 
 impl Remote for Nowhere {
+    fn remembered_ready(&self) -> Option<Result<(), String>> {
+        None
+    }
+
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + '_>> {
         Box::pin(std::future::ready(Err("not asked for".to_owned())))
     }

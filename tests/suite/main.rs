@@ -26,6 +26,7 @@ mod container;
 mod environment;
 mod examples;
 mod fallback_matrix;
+mod outlook;
 mod output;
 mod process_accel;
 mod process_local;

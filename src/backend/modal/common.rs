@@ -54,13 +54,16 @@ impl Common {
     /// What belongs to the account and environment of these settings.
     pub(super) fn shared(&self, settings: &ModalSettings) -> Result<Arc<Shared>, Failure> {
         let account = settings.access.account()?;
-        // Ids of one environment mean nothing in another.
-        let environment = settings.target.environment.as_deref().unwrap_or_default();
-        let key = format!("{account}{environment}");
+        let key = memory_key(&account, settings.target.environment.as_deref());
         let mut all = self.0.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = all.entry(key.clone()).or_insert_with(|| Arc::new(Shared::new(settings, account, key)));
         Ok(Arc::clone(shared))
     }
+}
+
+/// Under which all is remembered of an account. Ids of one environment mean nothing in another.
+pub(super) fn memory_key(account: &str, environment: Option<&str>) -> String {
+    format!("{account}{}", environment.unwrap_or_default())
 }
 
 /// Made when the first job comes.

@@ -37,7 +37,7 @@ mod outputs;
 pub mod probe;
 pub mod purse;
 pub mod quote;
-mod rates;
+pub mod rates;
 mod refusal;
 mod reporter;
 mod resolve;

@@ -303,6 +303,11 @@ impl ReadyCache {
         answer
     }
 
+    /// The answer of before where it is young enough.
+    pub fn remembered(&self, now: Duration) -> Option<Result<(), NotReady>> {
+        self.kept(now)
+    }
+
     fn kept(&self, now: Duration) -> Option<Result<(), NotReady>> {
         let kept: Kept = serde_json::from_slice(&std::fs::read(&self.file).ok()?).ok()?;
         let age = now.checked_sub(Duration::from_secs(kept.at))?;

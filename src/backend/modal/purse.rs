@@ -61,7 +61,7 @@ impl Purse {
     }
 
     /// How long one run may last for what it may cost; then there is a little time for its end.
-    pub(super) fn most(&self, per_hour: Dollars, stop_timeout: Duration) -> Option<Duration> {
+    pub fn most(&self, per_hour: Dollars, stop_timeout: Duration) -> Option<Duration> {
         let paid = lasts(per_hour, self.caps.per_run?)?;
         Some(paid.saturating_add(stop_timeout).saturating_add(MARGIN))
     }

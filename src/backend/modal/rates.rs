@@ -12,13 +12,14 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::common::memory_key;
 use super::link::Link;
 use super::method::client;
 use super::quote::Prices;
 use super::retry::RetryPolicy;
 use super::wire::client as wire;
 use crate::event::now_ms;
-use crate::store::Remembered;
+use crate::store::{Database, Remembered};
 
 /// How long rates are used before they are asked for again. An answer without any that is understood is kept as long.
 pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,6 +47,13 @@ impl Told {
         let at = i64::try_from(self.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())?;
         Prices::published().with_rates(&self.rates, &at.strftime("%Y-%m-%d").to_string())
     }
+}
+
+/// What an account in an environment was told before, where that is not too old; asks nobody.
+pub fn remembered(database: Database, account: &str, environment: Option<&str>) -> Option<Prices> {
+    let text = Remembered::new(database, memory_key(account, environment)).get_now(KIND, KEY)?;
+    let told: Told = serde_json::from_str(&text).ok()?;
+    told.is_fresh(now_ms()).then(|| told.prices()).flatten()
 }
 
 /// The rates of one account.

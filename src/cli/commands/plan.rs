@@ -3,6 +3,7 @@
 use crate::cli::Outcome;
 use crate::cli::args::{PlanArgs, PlanFormatArg};
 use crate::cli::context::Context;
+use crate::cli::outlook;
 use crate::cli::printer::Format;
 use crate::cli::project::Project;
 use crate::cli::secrets;
@@ -21,6 +22,8 @@ pub fn run(args: &PlanArgs, context: &Context<'_>) -> Outcome {
         PlanFormatArg::Yaml => PlanFormat::Yaml,
     };
     let (secrets, _) = secrets::known(&plan, context.ambient);
-    context.printer.result(secrets.mask(&render::render(&plan, format)).as_bytes())?;
+    context
+        .printer
+        .result(secrets.mask(&render::render(&plan, &outlook::of(&plan, context)?, format)).as_bytes())?;
     Ok(0)
 }

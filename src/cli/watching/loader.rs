@@ -20,7 +20,7 @@ use crate::cli::project::Project;
 use crate::config::model::Route;
 use crate::diag::SourceMap;
 use crate::domain::{JobId, Place};
-use crate::plan::render::PlanView;
+use crate::plan::render::{Outlook, PlanView};
 use crate::plan::spec::{Plan, SyncSet};
 use crate::plan::warm::Habit;
 use crate::plan::{self, Selection};
@@ -240,7 +240,7 @@ fn changes(before: &BTreeMap<JobId, Value>, now: &BTreeMap<JobId, Value>) -> Vec
 
 /// Each job as `accel plan` shows it, with the digest of its image and without where values were set.
 fn views(plan: &Plan) -> BTreeMap<JobId, Value> {
-    let tree = serde_json::to_value(PlanView::of(plan)).unwrap_or_default();
+    let tree = serde_json::to_value(PlanView::of(plan, &Outlook::default())).unwrap_or_default();
     let view = |job: &crate::plan::spec::PlannedJob| {
         let mut view = tree["jobs"][job.id.as_str()].clone();
         if let Some(view) = view.as_object_mut() {

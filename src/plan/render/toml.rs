@@ -12,7 +12,19 @@ const ORIGIN: &str = "origin";
 /// Keys that are said beside a header, if at all.
 const NOT_SHOWN: [&str; 3] = [PROVENANCE, ORIGIN, "source"];
 /// Keys whose values nobody sets.
-const COMPUTED: [&str; 3] = ["version", "requested", "digest"];
+const COMPUTED: [&str; 11] = [
+    "version",
+    "requested",
+    "digest",
+    "modal_at_most",
+    "place",
+    "why",
+    "not_known",
+    "price",
+    "expected",
+    "at_most",
+    "over_budget",
+];
 /// Lists of tables that get a header each.
 const HEADED_LISTS: [&str; 2] = ["layers", "route"];
 /// Longer lists are broken, one item a line.

@@ -16,6 +16,7 @@ use super::super::spec::{
     WatchNotify, WatchSpec,
 };
 use super::image::image_view;
+use super::outlook::Outlook;
 use crate::base::duration::ExactDuration;
 use crate::base::size::Bytes;
 use crate::domain::JobId;
@@ -32,6 +33,11 @@ pub struct PlanView {
     sync: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modal_at_most: Option<String>,
+    /// By id of the job: where it would run, and why. Depends on more than the configuration, unlike all else.
+    #[serde(skip_serializing_if = "is_empty")]
+    decisions: Value,
     /// Origins of `project`, `modal`, `sync` and `budget`.
     provenance: BTreeMap<String, String>,
     /// By id, in an order in which needs come first.
@@ -41,7 +47,7 @@ pub struct PlanView {
 }
 
 impl PlanView {
-    pub fn of(plan: &Plan) -> Self {
+    pub fn of(plan: &Plan, outlook: &Outlook) -> Self {
         let mut images = ImageNames::default();
         let jobs = plan.jobs.iter().map(|job| {
             let image = images.name(&job.spec.image, &job.provenance);
@@ -55,11 +61,17 @@ impl PlanView {
             modal: modal_view(&plan.modal),
             sync: sync_view(&plan.sync),
             budget: budget_view(&plan.budget),
+            modal_at_most: outlook.modal_at_most.clone(),
+            decisions: outlook.view(),
             provenance: plan.provenance.clone(),
             jobs,
             images: images.views,
         }
     }
+}
+
+fn is_empty(table: &Value) -> bool {
+    table.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 #[derive(Default)]

@@ -89,9 +89,16 @@ pub(super) struct LocalGpu {
     pub(super) memory: Option<Bytes>,
 }
 
+/// The tool of NVIDIA's driver. Without it there is no GPU that counts.
+const GPU_TOOL: &str = "nvidia-smi";
+
+pub(super) fn has_gpu_tool(surroundings: &Surroundings) -> bool {
+    find_program(OsStr::new(GPU_TOOL), surroundings.search_path(), &surroundings.root).is_ok()
+}
+
 /// From `nvidia-smi`; none where there is no such program.
 pub(super) async fn local_gpus(surroundings: &Surroundings) -> Result<Vec<LocalGpu>, String> {
-    let name = OsStr::new("nvidia-smi");
+    let name = OsStr::new(GPU_TOOL);
     let Ok(program) = find_program(name, surroundings.search_path(), &surroundings.root) else {
         return Ok(Vec::new());
     };

@@ -33,6 +33,9 @@ use past::Past;
 
 /// What is known of Modal without running anything there; the edge implements it.
 pub trait Remote {
+    /// What [`ready`](Self::ready) said a short while ago; asks nobody.
+    fn remembered_ready(&self) -> Option<Result<(), String>>;
+
     /// Whether a run could use it now, or why not.
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + '_>>;
 
@@ -74,9 +77,18 @@ impl Surroundings {
     }
 }
 
+/// Whom a gatherer may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Anybody,
+    /// No process is started and no server called: what only they know stays unknown.
+    Nobody,
+}
+
 /// Gathers facts and decides with them. One for all jobs of an invocation.
 pub struct Gatherer {
     surroundings: Surroundings,
+    asking: Asking,
     known: RefCell<BTreeMap<Key, FactValue>>,
     pasts: RefCell<BTreeMap<JobId, Rc<Past>>>,
     missing: RefCell<BTreeSet<Missing>>,
@@ -169,10 +181,17 @@ impl Gatherer {
     pub fn new(surroundings: Surroundings) -> Self {
         Self {
             surroundings,
+            asking: Asking::Anybody,
             known: RefCell::default(),
             pasts: RefCell::default(),
             missing: RefCell::default(),
         }
+    }
+
+    /// Starts no process and calls no server; what then is not known is said to be so.
+    #[must_use]
+    pub fn asking_nobody(self) -> Self {
+        Self { asking: Asking::Nobody, ..self }
     }
 
     /// The job's place at an attempt, counted from 1; see [`route::decide`].
@@ -230,6 +249,9 @@ impl Gatherer {
         if self.find(job, fact).is_some() {
             return;
         }
+        if let (Asking::Nobody, Some(value)) = (self.asking, self.unasked(fact)) {
+            return self.know(None, fact, value);
+        }
         match fact {
             Fact::LocalGpu | Fact::LocalGpuMemory => self.gather_gpus().await,
             Fact::ModalReady => {
@@ -246,6 +268,24 @@ impl Gatherer {
                 self.know(None, fact, bytes.map_or_else(FactValue::Unknown, FactValue::Size));
             }
             _ => self.gather_changes(job).await,
+        }
+    }
+
+    /// What takes the place of a fact that would have to be asked for.
+    fn unasked(&self, fact: Fact) -> Option<FactValue> {
+        let not_run = |tool: &str| Some(FactValue::Unknown(format!("{tool} is not run for this")));
+        match fact {
+            Fact::LocalGpu | Fact::LocalGpuMemory if machine::has_gpu_tool(&self.surroundings) => {
+                not_run("nvidia-smi")
+            }
+            Fact::Changed | Fact::ChangedFiles if git::is_repository(&self.surroundings.root) => {
+                not_run("git")
+            }
+            Fact::ModalReady => Some(match self.surroundings.remote.remembered_ready() {
+                Some(ready) => ready.map_or_else(FactValue::IsNot, |()| FactValue::Is(true)),
+                None => FactValue::Unknown("Modal is not asked for this".to_owned()),
+            }),
+            _ => None,
         }
     }
 
