@@ -91,6 +91,43 @@ fn each_rule_set_of_the_example_decides_as_it_says() {
 }
 
 #[test]
+fn the_example_s_rule_sets_with_fallbacks_budgets_and_branches_do_as_they_say() {
+    let Some(world) = repository(&["src/a.rs"]) else { return };
+    let root = world.project();
+    git(&root, &["checkout", "-qb", "develop"]);
+    git(&root, &["add", "."]);
+    git(&root, &["commit", "-qm", "what develop has"]);
+    git(&root, &["checkout", "-qb", "feature"]);
+    world.write("docs/a.md", "changed\n");
+    assert_eq!(place(&world, "since-develop", &[]), "local");
+    assert_eq!(place(&world, "since-develop", &[("ACCEL_CHANGED_SINCE", "main")]), "modal");
+    world.write("src/b.rs", "changed\n");
+    assert_eq!(place(&world, "since-develop", &[]), "modal");
+
+    // There are no credentials, so it moves; and it may not under `--strict`.
+    assert_eq!(place(&world, "here-in-need", &[]), "modal");
+    world.accel(["run", "here-in-need"]).run().code(0).stderr_has("auth");
+    world.accel(["run", "here-in-need", "--strict"]).run().code(125);
+
+    // Ten minutes cost more than a tenth of a cent.
+    let frugal = |job: &str| {
+        recorded_of(&world, "routing", job, "local", "passed", 600_000);
+        let explained = world.accel(["explain", job, "--json", "--profile", "frugal"]).run();
+        explained.code(0).json()[0]["budget"].as_str().unwrap().to_owned()
+    };
+    let here = frugal("frugal");
+    assert!(
+        here.starts_with("budget.per_run of $0.0010 would be exceeded: $0.00 spent by this run"),
+        "{here}"
+    );
+    assert!(here.ends_with("expected for this one: it runs here"), "{here}");
+    assert!(frugal("frugal-or-not-at-all").ends_with("expected for this one: it is not run"));
+    let run = world.accel(["run", "frugal", "--profile", "frugal"]).run();
+    run.code(0).stderr_has("frugal → local: budget.per_run of $0.0010 would be exceeded");
+    world.accel(["run", "frugal-or-not-at-all", "--profile", "frugal"]).run().code(2);
+}
+
+#[test]
 fn changed_files_are_since_what_the_job_or_a_variable_says() {
     let Some(world) = repository(&["kernels/mul.cu"]) else { return };
     let root = world.project();
@@ -173,6 +210,12 @@ fn explain_of_the_other_examples_is_as_expected() {
             "quickstart",
             "test",
             "test runs on local: no rule says otherwise\n  built-in rule → local: decides\n",
+        ),
+        ("graph", "sum", "sum runs on local: no rule says otherwise\n  built-in rule → local: decides\n"),
+        (
+            "matrix",
+            "hash",
+            "hash[algorithm=sha1,length=long] runs on local: no rule says otherwise\n  built-in rule → local: decides\n",
         ),
         (
             "third-party",
@@ -266,12 +309,16 @@ fn auto_learns_from_a_run_and_says_what_it_expects() {
 
 /// A run that was recorded by hand.
 fn recorded(world: &World, place: &str, ended: &str, run_ms: u64) {
+    recorded_of(world, "p", "a", place, ended, run_ms);
+}
+
+fn recorded_of(world: &World, project: &str, job: &str, place: &str, ended: &str, run_ms: u64) {
     use std::io::Write;
     let state = world.state().join("accel");
     std::fs::create_dir_all(&state).unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let line = format!(
-        r#"{{"run":"{place}{now}","job":"a","attempt":1,"project":"p","worktree":"/w","digest":"d","place":"{place}","started_at_ms":{now},"phases":{{"run_ms":{run_ms}}},"ended":"{ended}"}}"#
+        r#"{{"run":"{place}{now}","job":"{job}","attempt":1,"project":"{project}","worktree":"/w","digest":"d","place":"{place}","started_at_ms":{now},"phases":{{"run_ms":{run_ms}}},"ended":"{ended}"}}"#
     );
     let file = std::fs::OpenOptions::new().append(true).create(true).open(state.join("history.spool"));
     writeln!(file.unwrap(), "{line}").unwrap();
