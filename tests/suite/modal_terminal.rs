@@ -20,6 +20,11 @@ tty = true
 route = "modal"
 run = 'read -r line; echo "got-$line" | tee out.txt; test -t 1 && echo sees-a-terminal; exit 3'
 outputs = ["out.txt"]
+[jobs.serves]
+tty = true
+route = "modal"
+ports = [8000]
+run = 'read -r line; echo "got-$line"'
 [images.plain]
 env = { FROM_IMAGE = "yes" }
 "#;
@@ -205,6 +210,38 @@ fn a_terminal_that_does_not_answer_can_be_left() {
     // Ctrl-C is accel's own again.
     terminal.types("\x03").shows("stopping").types("\x03").types("\x03").shows("same-");
     modal.heal();
+}
+
+#[test]
+fn accels_own_lines_begin_at_the_left_while_every_key_is_passed_on() {
+    let modal = FakeModal::serve();
+    let mut terminal = Terminal::start_in(world(&modal), &["accel", "run", "serves"]);
+    // The command says nothing before it has read a line, so this is the end of accel's own.
+    terminal.shows("port 8000 is at https://").shows("\r\n");
+    terminal.types("hello\r").shows("got-hello");
+    terminal.ends_with(0);
+}
+
+#[test]
+fn three_signals_and_a_panic_leave_the_terminal_as_it_was() {
+    let modal = FakeModal::serve();
+    modal.allow_survivors();
+    let script = between_looks("accel shell it --on modal");
+    let mut terminal = Terminal::start_in(world(&modal), &["sh", "-c", &script]);
+    terminal.types("echo up-$((40+2))\r").shows("up-42");
+    modal.partition();
+    let pid = Pid::from_raw(terminal.world.read("pid").trim().parse().unwrap()).unwrap();
+    for _ in 0..3 {
+        // It may be gone after the first already.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    terminal.shows("same-143");
+    modal.heal();
+
+    let helper = crate::beacons::helper();
+    let script = between_looks(&format!("{helper} panic-raw"));
+    let mut terminal = Terminal::start_in(World::new(), &["sh", "-c", &script]);
+    terminal.shows("index out of range").shows("same-125");
 }
 
 #[test]

@@ -28,7 +28,8 @@ spew BYTES                   write a known pattern of that many bytes to stdout 
 session PROGRAM ARGUMENTS    run a program as the leader of a session, its stdin as its terminal
 descriptors                  list the open file descriptors
 stdin                        read standard input and say how many bytes came
-panic                        break as an accel that has a mistake";
+panic                        break as an accel that has a mistake
+panic-raw                    the same while the terminal passes every key on";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +37,7 @@ fn main() {
     match args[..] {
         ["beacon", socket, name] => beacon(socket, name),
         ["panic"] => std::process::exit(accel::cli::guarded(|| panic!("index out of range")).into()),
+        ["panic-raw"] => std::process::exit(accel::cli::guarded(panic_raw).into()),
         ["stubborn", socket, name] => {
             shell("trap '' INT TERM HUP; exec \"$0\" beacon \"$1\" \"$2\"", socket, name)
         }
@@ -109,6 +111,15 @@ fn main() {
             std::process::exit(2);
         }
     }
+}
+
+fn panic_raw() -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let supervisor = accel::process::Supervisor::new(accel::process::Ownership::Shared);
+        let _raw = accel::process::RawTerminal::enter(&supervisor).unwrap();
+        panic!("index out of range");
+    })
 }
 
 fn beacon(socket: &str, name: &str) {

@@ -5,6 +5,8 @@
 
 use std::io::{self, Write};
 
+use rustix::termios::OutputModes;
+
 use super::style::Colors;
 use crate::domain::Stream;
 use crate::sink::SinkError;
@@ -34,6 +36,13 @@ struct Outlet {
     terminal: bool,
     colors: Colors,
     mid_line: bool,
+}
+
+/// A terminal that passes every key on does not go back to the left by itself either.
+fn line_end_of_stderr() -> &'static str {
+    let modes = rustix::termios::tcgetattr(rustix::stdio::stderr());
+    let moves_itself = modes.map_or(true, |modes| modes.output_modes.contains(OutputModes::OPOST));
+    if moves_itself { "\n" } else { "\r\n" }
 }
 
 impl From<Port> for Outlet {
@@ -90,12 +99,15 @@ impl Screen {
     pub(super) fn say(&mut self, line: &str) -> Result<(), SinkError> {
         let shared = self.stdout.terminal && self.stderr.terminal && self.stdout.mid_line;
         let glued = self.stderr.mid_line || shared;
+        let line_end = if self.stderr.terminal { line_end_of_stderr() } else { "\n" };
         let buffer = self.gather(Stream::Stderr)?;
         if glued {
-            buffer.push(b'\n');
+            buffer.extend_from_slice(line_end.as_bytes());
         }
-        buffer.extend_from_slice(line.as_bytes());
-        buffer.push(b'\n');
+        for line in line.split('\n') {
+            buffer.extend_from_slice(line.as_bytes());
+            buffer.extend_from_slice(line_end.as_bytes());
+        }
         self.stderr.mid_line = false;
         if shared {
             self.stdout.mid_line = false;
