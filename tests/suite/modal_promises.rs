@@ -103,3 +103,51 @@ fn what_arrives_is_what_sync_plan_shows() {
         assert_eq!(arrived, planned, "ACCEL_TREE_SEED={seed}");
     });
 }
+
+/// Runs with a file that never stands still.
+const RESTLESS_RUNS: usize = 4;
+
+#[test]
+fn what_cannot_travel_whole_is_refused_or_left_with_a_word_and_never_torn() {
+    let modal = FakeModal::serve();
+    let world = world(&modal, "[jobs.it]\nrun = 'ls; cat restless'\n").file("restless", "a");
+    let _socket = std::os::unix::net::UnixListener::bind(world.path("socket")).unwrap();
+    world.accel(["run", "it", "-v"]).run().code(0).stderr_has("socket").stdout("accel.toml\nrestless\na");
+
+    std::os::unix::fs::symlink("/etc/hostname", world.path("outside")).unwrap();
+    modal.forget_calls();
+    let refused = world.accel(["run", "it"]).run();
+    refused.code(125).stderr_has("outside links to /etc/hostname").stderr_has("help: make the link relative");
+    assert!(modal.calls_of("MountPutFile").is_empty(), "nothing was sent");
+    std::fs::remove_file(world.path("outside")).unwrap();
+
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let versions = ["a".repeat(300_000), "b".repeat(200_000)];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Written in place, so that a reader could see both.
+            for version in versions.iter().cycle() {
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                std::fs::write(world.path("restless"), version).unwrap();
+            }
+        });
+        // Judged only after the writer has been told to end.
+        let runs: Vec<_> = (0..RESTLESS_RUNS).map(|_| world.accel(["run", "it"]).run()).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for done in runs {
+            if done.status.code() != Some(0) {
+                done.code(125).stderr_has("restless");
+                continue;
+            }
+            let text = done.stdout_text();
+            let text = text.strip_prefix("accel.toml\nrestless\n").unwrap();
+            let first = text.chars().next();
+            assert!(text.chars().all(|it| Some(it) == first), "torn: {} bytes", text.len());
+        }
+    });
+    // Once it stands still, nothing is left of the trouble.
+    world.write("restless", "a");
+    world.accel(["run", "it"]).run().code(0).stdout("accel.toml\nrestless\na");
+}
