@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 use crate::fake_modal::{AfterDeath, Death, FakeModal, Fault};
+use crate::modal_project::each_seed;
 use crate::world::{Finished, Signal, World};
 
 fn world(modal: &FakeModal, jobs: &str) -> World {
@@ -526,11 +527,8 @@ fn history(seed: u64) {
 
 #[test]
 fn a_kept_sandbox_holds_what_is_here_after_any_history() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    if let Some(seed) = number("ACCEL_DELTA_SEED") {
-        return history(seed);
-    }
-    for seed in 0..number("ACCEL_DELTA_SEEDS").unwrap_or(4) {
+    each_seed("ACCEL_DELTA_SEEDS", "ACCEL_DELTA_SEED", 4, 1, |seed| {
+        println!("delta seed {seed}");
         history(seed);
-    }
+    });
 }
