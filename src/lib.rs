@@ -20,6 +20,7 @@
 //! |---|---|
 //! | `accel.toml`, `accel.local.toml`, files they extend | [`config`]; written once by `cli::init` |
 //! | `<cache>/environments/v1/<key>`, `<cache>/tools/uv` | `backend::local::environment` |
+//! | `<cache>/copies`: working trees that races work in | `workspace::copy` |
 //! | `<state>`: database of leases, runs and remembered ids; `owners/`, `host` | `store::database`, `store::journal` |
 //! | `<state>/history.*`: what runs took, until it is read | `store::history` |
 //! | `<state>/logs` | `store::log`, `store::runs` |

@@ -1,10 +1,11 @@
 //! The project's folder as accel finds it: files that plans need, dotenv files, facts for rules.
 //!
 //! Owns all reading of the project that is not accel.toml itself, the one writing of outputs into it ([`unpack`]), and
-//! taking back what an abandoned attempt wrote there ([`kept`]). What must stay true: nothing else here writes to the project, a missing thing is said with its
+//! taking back what an abandoned attempt wrote there ([`kept`]), and copies of it ([`copy`]). What must stay true: nothing else here writes to the project, a missing thing is said with its
 //! path, and a fact is gathered only when a rule asks for it, once. Folder, variables and caller are arguments.
 //! What a job's environment is made of is left to the backends.
 
+pub mod copy;
 pub mod dotenv;
 pub mod facts;
 mod git;

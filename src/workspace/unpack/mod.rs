@@ -27,9 +27,11 @@
 //! | reserved names of Windows (`CON`, `aux.txt`) | allowed: accel runs where they are ordinary |
 //! | leading `./` | dropped |
 //!
-//! The other end is [`pack_command`].
+//! The other end is [`pack_command`]. Where the outputs lie in another folder of this machine, [`bring`] does the same
+//! without an archive.
 
 mod archive;
+mod folder;
 mod names;
 mod pack;
 mod place;
@@ -38,6 +40,7 @@ mod staging;
 use std::io::{self, Read};
 use std::path::Path;
 
+pub use folder::bring;
 pub use names::Refused;
 pub use pack::pack_command;
 pub use staging::sweep;
