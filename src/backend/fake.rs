@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Backend, BoxFuture, Cancel, CancelLevel, Failure, OpenRequest, OutputMode, Prospect, Session, Shortage,
-    StopReason,
+    StopReason, Workplace,
 };
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
 use crate::event::{Emitter, Event};
@@ -158,6 +158,8 @@ pub enum Phase {
     Opened,
     ExecuteStarted(OutputMode),
     ExecuteEnded,
+    CollectStarted,
+    CollectFailed,
     Collected,
     Abandoned,
     Closed,
@@ -184,6 +186,7 @@ pub struct Given {
     pub queue_limit: Option<Duration>,
     pub shortage: Shortage,
     pub prospect: Prospect,
+    pub workplace: Workplace,
 }
 
 /// Everything that was asked of one or several backends, in order.
@@ -216,6 +219,7 @@ impl Ledger {
             queue_limit: request.queue_limit,
             shortage: request.shortage,
             prospect: request.prospect,
+            workplace: request.workplace.clone(),
         };
         self.given.lock().unwrap_or_else(PoisonError::into_inner).push(given);
     }
@@ -340,8 +344,10 @@ impl Session for FakeSession {
 
     fn collect_outputs(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
+            self.ledger.write(&self.who, Phase::CollectStarted);
             let result = self.script.collect.play().await;
-            self.ledger.write(&self.who, Phase::Collected);
+            let phase = if result.is_ok() { Phase::Collected } else { Phase::CollectFailed };
+            self.ledger.write(&self.who, phase);
             result
         })
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::domain::{Cause, Exit, JobId, Place};
 use crate::event::Emitter;
-use crate::plan::spec::SandboxSpec;
+use crate::plan::spec::{SandboxSpec, SyncSet};
 
 pub use cancel::{Cancel, CancelLevel, CancelSource, StopReason};
 
@@ -41,6 +41,7 @@ pub struct OpenRequest {
     pub prospect: Prospect,
     /// For how long what the job ran in is kept for the next run, where a place can keep it; `None`: not at all.
     pub keep: Option<Keep>,
+    pub workplace: Workplace,
     /// Declared outputs of the jobs that this one needs, relative to the root: they travel even if they are ignored.
     pub needed_outputs: Vec<String>,
     pub emitter: Emitter,
@@ -70,6 +71,16 @@ pub struct Keep {
     pub idle: Duration,
     /// From its creation on; a run that has begun goes on.
     pub max: Duration,
+}
+
+/// What the command works in.
+#[derive(Debug, Clone)]
+pub enum Workplace {
+    /// The project, or what stands for it in the place.
+    Project,
+    /// A copy of what travels, even where the project itself is at hand: nothing is written there but by
+    /// [`Session::collect_outputs`].
+    Copy(SyncSet),
 }
 
 /// Where a command's output goes.

@@ -322,6 +322,7 @@ fn backends(
         supervisor: supervisor.clone(),
         directories: ambient.directories(folder),
         oom_kills: OomKills::default(),
+        global_ignore: super::ambient::global_ignore,
         environments: Arc::new(UvEnvironments::new(host(ambient, folder, supervisor))),
     };
     let local: Arc<dyn Backend> = Arc::new(LocalBackend::new(settings));

@@ -139,20 +139,20 @@ impl<'a> Treasurer<'a> {
 
 /// With what a run on Modal costs at least, by the prices that accel knows.
 fn quoted(decision: engine::Decision, quote: Quote, expected: Option<Dollars>) -> engine::Decision {
-    let engine::Decision { place, reason, mut reasons, .. } = decision;
+    let engine::Decision { place, reason, mut reasons, rival, .. } = decision;
     let expectation = expected.map(|cost| format!(", ≥ {cost} expected")).unwrap_or_default();
     let whose = if quote.source == WORKSPACE { "the workspace's prices" } else { "published prices" };
     reasons.push(format!("costs {quote}{expectation} by {whose} of {}", quote.as_of));
     let reason = format!("{reason}, {quote}{expectation}");
     let quote = event::Quote { expected, ..quote.into() };
-    engine::Decision { place, reason, reasons, quote: Some(quote) }
+    engine::Decision { place, reason, reasons, quote: Some(quote), rival }
 }
 
 fn kept_here(decision: engine::Decision, refusal: &Refusal) -> engine::Decision {
     let mut reasons = decision.reasons;
     reasons.push(refusal.to_string());
     let reason = format!("{refusal}; else on modal: {}", decision.reason);
-    engine::Decision { place: Place::Local, reason, reasons, quote: None }
+    engine::Decision { place: Place::Local, reason, reasons, quote: None, rival: None }
 }
 
 fn in_short(decision: route::Decision) -> engine::Decision {
@@ -161,6 +161,7 @@ fn in_short(decision: route::Decision) -> engine::Decision {
         reason: decision.reason,
         reasons: decision.reasons,
         quote: None,
+        rival: decision.rival,
     }
 }
 

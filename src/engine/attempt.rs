@@ -10,9 +10,12 @@ use super::Jitter;
 use super::growth::Measure;
 use super::ladder::{Ladder, Stopped};
 use super::policy::{Next, Situation};
-use crate::backend::{Backend, Cancel, CancelLevel, Failure, Keep, OpenRequest, OutputMode, Session};
+use super::race::Entrant;
+use crate::backend::{
+    Backend, Cancel, CancelLevel, Failure, Keep, OpenRequest, OutputMode, Session, Shortage, Workplace,
+};
 use crate::base::quote::shell_join;
-use crate::domain::{Cause, Exit};
+use crate::domain::{Cause, Exit, Place};
 use crate::event::{Emitter, Event, Level, Verdict};
 use crate::plan::spec::{CommandSpec, Plan, PlannedJob, Warm};
 
@@ -24,6 +27,11 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the command came to an end that says something about the job.
+    fn decides(&self) -> bool {
+        !matches!(self, Self::Failed(_) | Self::Verdict(Verdict::Cancelled { .. }))
+    }
+
     /// Why it did not succeed; `None`: it did, or there is nothing to be done about it.
     pub(super) fn cause(&self) -> Option<Cause> {
         match self {
@@ -49,9 +57,12 @@ pub(super) struct Attempt {
     /// When the job's time ends, if an earlier attempt has started its clock.
     pub deadline: Option<Instant>,
     pub output: OutputMode,
+    /// In a race.
+    pub entrant: Option<Entrant>,
 }
 
 pub(super) struct Ended {
+    pub place: Place,
     pub outcome: Outcome,
     pub next: Next,
     /// When the job's time ends, once its clock has started.
@@ -64,19 +75,27 @@ impl Attempt {
         ladder.start_clock(self.deadline);
         let (outcome, next) = match self.open(&mut ladder).await {
             Ok(session) => self.with_session(session, &mut ladder).await,
-            Err(outcome) => self.judged(outcome),
+            Err(outcome) => self.without_session(outcome, &mut ladder).await,
         };
-        Ended { outcome, next, deadline: self.deadline }
+        Ended { place: self.backend.place(), outcome, next, deadline: self.deadline }
     }
 
-    /// What became of the command, then of its outputs: those of an attempt that another one follows are not wanted.
+    /// The job's time may be over before there is a session.
+    async fn without_session(&self, outcome: Outcome, ladder: &mut Ladder) -> (Outcome, Next) {
+        if let Some(entrant) = self.entrant.as_ref().filter(|_| outcome.decides())
+            && let Some(hold) = ladder.supervise(entrant.claim.hold()).await
+        {
+            hold.win(self.backend.place());
+        }
+        self.judged(outcome)
+    }
+
     async fn with_session(&mut self, mut session: Box<dyn Session>, ladder: &mut Ladder) -> (Outcome, Next) {
         let (outcome, exit) = self.execute(session.as_mut(), ladder).await;
-        let mut judged = self.judged(outcome);
-        if let ((Outcome::Verdict(verdict), Next::Verdict { .. }), Some(exit)) = (&judged, exit) {
-            let outcome = self.collect(session.as_mut(), ladder, verdict.clone(), exit).await;
-            judged = self.judged(outcome);
-        }
+        let judged = match &self.entrant {
+            Some(entrant) => self.contend(entrant, session.as_mut(), ladder, outcome, exit).await,
+            None => self.bring_home(session.as_mut(), ladder, outcome, exit).await,
+        };
         if judged.1.is_another() {
             self.abandon(session.as_mut(), ladder).await;
         }
@@ -84,7 +103,48 @@ impl Attempt {
         judged
     }
 
-    fn job(&self) -> &PlannedJob {
+    /// What became of the command, then of its outputs: those of an attempt that another one follows are not wanted.
+    async fn bring_home(
+        &self,
+        session: &mut dyn Session,
+        ladder: &mut Ladder,
+        outcome: Outcome,
+        exit: Option<Exit>,
+    ) -> (Outcome, Next) {
+        let judged = self.judged(outcome);
+        if let ((Outcome::Verdict(verdict), Next::Verdict { .. }), Some(exit)) = (&judged, exit) {
+            let outcome = self.collect(session, ladder, verdict.clone(), exit).await;
+            return self.judged(outcome);
+        }
+        judged
+    }
+
+    /// In a race: a command that came to its end wins, unless the other side was first. What it printed is shown then.
+    async fn contend(
+        &self,
+        entrant: &Entrant,
+        session: &mut dyn Session,
+        ladder: &mut Ladder,
+        outcome: Outcome,
+        exit: Option<Exit>,
+    ) -> (Outcome, Next) {
+        if !outcome.decides() {
+            return self.judged(outcome);
+        }
+        let hold = ladder.supervise(entrant.claim.hold()).await;
+        ladder.catch_up();
+        let (None, Some(hold)) = (ladder.stopped().filter(|stopped| *stopped == Stopped::User), hold) else {
+            return self.judged(Outcome::Verdict(Verdict::Cancelled { exit }));
+        };
+        let judged = self.bring_home(session, ladder, outcome, exit).await;
+        if judged.0.decides() {
+            hold.win(self.backend.place());
+            entrant.held.release().await;
+        }
+        judged
+    }
+
+    pub(super) fn job(&self) -> &PlannedJob {
         &self.plan.jobs[self.index]
     }
 
@@ -129,11 +189,19 @@ impl Attempt {
             attempt: self.number,
             timeout: self.time_left(),
             queue_limit: self.situation.queue_limit(self.job()),
-            shortage: self.situation.shortage(self.job()),
+            shortage: match self.entrant {
+                // The other side may have what is missing here.
+                Some(_) => Shortage::Refuse,
+                None => self.situation.shortage(self.job()),
+            },
             prospect: self.situation.prospect(self.job()),
             keep: match self.job().warm {
                 Some(Warm::Keep { idle, max }) => Some(Keep { idle, max }),
                 Some(Warm::OneShot) | None => None,
+            },
+            workplace: match self.entrant {
+                Some(_) => Workplace::Copy(self.plan.sync.clone()),
+                None => Workplace::Project,
             },
             needed_outputs: self.needed_outputs(),
             emitter: self.emitter.clone(),
@@ -166,11 +234,16 @@ impl Attempt {
     async fn execute(&mut self, session: &mut dyn Session, ladder: &mut Ladder) -> (Outcome, Option<Exit>) {
         ladder.catch_up();
         if let Some(stopped) = ladder.stopped() {
-            return (Outcome::Verdict(self.stopped_verdict(stopped, None)), None);
+            return (self.stopped_outcome(stopped, None), None);
         }
         self.announce().await;
         if self.deadline.is_none() {
-            self.deadline = self.measure.limit.and_then(|limit| Instant::now().checked_add(limit));
+            let deadline = self.measure.limit.and_then(|limit| Instant::now().checked_add(limit));
+            self.deadline = match &self.entrant {
+                // The job's clock starts with its first command.
+                Some(entrant) => entrant.claim.deadline(deadline),
+                None => deadline,
+            };
             ladder.start_clock(self.deadline);
         }
         ladder.until_used_up(session.used_up());
@@ -185,7 +258,7 @@ impl Attempt {
         };
         match ladder.stopped() {
             Some(Stopped::User) => (Outcome::Verdict(Verdict::Cancelled { exit: Some(exit) }), None),
-            Some(stopped) => (Outcome::Verdict(self.stopped_verdict(stopped, Some(exit))), Some(exit)),
+            Some(stopped) => (self.stopped_outcome(stopped, Some(exit)), Some(exit)),
             None if exit.success() => (Outcome::Verdict(Verdict::Passed), Some(exit)),
             None => (Outcome::Verdict(Verdict::Failed { exit }), Some(exit)),
         }
@@ -208,7 +281,7 @@ impl Attempt {
             return Outcome::Verdict(verdict);
         }
         match ladder.stopped() {
-            Some(stopped) => Outcome::Verdict(self.stopped_verdict(stopped, Some(exit))),
+            Some(stopped) => self.stopped_outcome(stopped, Some(exit)),
             None => Outcome::Failed(failure),
         }
     }
@@ -228,17 +301,19 @@ impl Attempt {
 
     fn without_exit(&self, ladder: &Ladder, failure: Failure) -> Outcome {
         match ladder.stopped() {
-            Some(stopped) => Outcome::Verdict(self.stopped_verdict(stopped, None)),
+            Some(stopped) => self.stopped_outcome(stopped, None),
             None => Outcome::Failed(failure),
         }
     }
 
-    fn stopped_verdict(&self, stopped: Stopped, exit: Option<Exit>) -> Verdict {
-        match stopped {
+    fn stopped_outcome(&self, stopped: Stopped, exit: Option<Exit>) -> Outcome {
+        Outcome::Verdict(match stopped {
             Stopped::User => Verdict::Cancelled { exit },
             Stopped::Timeout => Verdict::TimedOut { limit: self.measure.limit.unwrap_or_default() },
+            // The other side of a race costs nothing, or is paid for.
+            Stopped::Budget(failure) if self.entrant.is_some() => return Outcome::Failed(failure),
             Stopped::Budget(failure) => errored(failure),
-        }
+        })
     }
 
     async fn warn(&self, code: &'static str, text: &str, help: Option<String>) {

@@ -2,7 +2,8 @@
 //!
 //! Owns the state of a run: what is ready, what runs where, retries, fallbacks, timeouts, cancellation and the
 //! verdict of every job. One dispatcher holds that state and alone starts work and sees results; each attempt at
-//! a job is a task that opens a session, runs the command, collects outputs and closes the session.
+//! a job is a task that opens a session, runs the command, collects outputs and closes the session; a race ([`race`]) is
+//! one task with two of them.
 //!
 //! What must stay true: no job starts before all it needs have passed; a job gets exactly one verdict; an opened
 //! session is closed exactly once, whatever happens; limits hold at every moment; cancellation only rises; a run
@@ -15,6 +16,7 @@ mod graph;
 mod growth;
 mod ladder;
 mod policy;
+mod race;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Cancel, StopReason};
 use crate::domain::{JobId, Place};
-use crate::event::{Emitter, Quote, Verdict};
+use crate::event::{Emitter, Quote, Rival, Verdict};
 use crate::plan::spec::{Plan, PlannedJob};
 
 pub use exit::exit_code;
@@ -120,6 +122,8 @@ pub struct Decision {
     pub reasons: Vec<String>,
     /// What it costs at least, where it costs.
     pub quote: Option<Quote>,
+    /// In a race: the other place, which starts later.
+    pub rival: Option<Rival>,
 }
 
 /// Decides a job's place; the second argument is the attempt, from 1. Called for each job whose needs have

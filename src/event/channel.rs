@@ -1,5 +1,8 @@
 //! The bounded channel between whoever emits events and the thread that feeds the sinks.
 
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
@@ -7,12 +10,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Event, Stamped};
+use crate::domain::Place;
 
 /// Events in flight. With output chunks of at most 64 KiB this bounds the memory held by a slow sink to 4 MiB;
 /// a full channel holds the emitter, and through its pipe the command, back.
 pub const CHANNEL_CAPACITY: usize = 64;
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events: a box would cost each an allocation")]
 enum Message {
     Event(Stamped),
     /// Answered once everything before it has been shown.
@@ -21,7 +26,17 @@ enum Message {
 
 /// Sends events; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Emitter(mpsc::Sender<Message>);
+pub struct Emitter {
+    sender: mpsc::Sender<Message>,
+    side: Option<Place>,
+    valve: Option<Arc<dyn Valve>>,
+}
+
+/// Sees each event of an emitter before it is sent.
+pub trait Valve: fmt::Debug + Send + Sync {
+    /// Gives back what is to be sent now.
+    fn pass(&self, event: Event) -> Pin<Box<dyn Future<Output = Option<Event>> + Send + '_>>;
+}
 
 /// The other end, read by the one sink thread.
 #[derive(Debug)]
@@ -34,6 +49,7 @@ pub struct Receiver {
 
 /// What [`Receiver::try_next`] found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events: a box would cost each an allocation")]
 pub enum Delivery {
     Event(Stamped),
     /// Nothing more for now: a good moment to flush.
@@ -44,20 +60,39 @@ pub enum Delivery {
 
 pub fn channel() -> (Emitter, Receiver) {
     let (sender, messages) = mpsc::channel(CHANNEL_CAPACITY);
-    (Emitter(sender), Receiver { messages, waiting: Vec::new(), timer: None })
+    (Emitter { sender, side: None, valve: None }, Receiver { messages, waiting: Vec::new(), timer: None })
 }
 
 impl Emitter {
     /// Waits for room. A receiver that went away is no error: the run goes on unseen.
     pub async fn emit(&self, event: Event) {
-        let _ = self.0.send(Message::Event(Stamped { at_ms: now_ms(), event })).await;
+        let event = match &self.valve {
+            Some(valve) => valve.pass(event).await,
+            None => Some(event),
+        };
+        if let Some(event) = event {
+            let stamped = Stamped { at_ms: now_ms(), side: self.side, event };
+            let _ = self.sender.send(Message::Event(stamped)).await;
+        }
+    }
+
+    /// For one side of a race: everything goes out as the side's own.
+    #[must_use]
+    pub fn of_side(&self, place: Place) -> Self {
+        Self { side: Some(place), ..self.clone() }
+    }
+
+    /// The same way out, behind a valve.
+    #[must_use]
+    pub fn through(&self, valve: Arc<dyn Valve>) -> Self {
+        Self { valve: Some(valve), ..self.clone() }
     }
 
     /// Waits until all that was emitted before has been shown, so that a command which inherits accel's own
     /// stdout and stderr writes after it.
     pub async fn shown(&self) {
         let (sender, shown) = oneshot::channel();
-        if self.0.send(Message::Shown(sender)).await.is_ok() {
+        if self.sender.send(Message::Shown(sender)).await.is_ok() {
             let _ = shown.await;
         }
     }

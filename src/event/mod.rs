@@ -13,7 +13,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, channel, now_ms};
+pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, Valve, channel, now_ms};
 pub use cost::{Cost, Quote, RecordedCost};
 
 use crate::domain::{Cause, Exit, JobId, Place, Stream};
@@ -30,6 +30,9 @@ pub const SUPERSEDED: &str = "a newer run";
 pub struct Stamped {
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
+    /// In a race: the place that it is about. Absent where it is about the job, or no race is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<Place>,
     #[serde(flatten)]
     pub event: Event,
 }
@@ -54,6 +57,18 @@ pub enum Event {
         /// What it costs there at least; absent on this machine.
         #[serde(skip_serializing_if = "Option::is_none")]
         quote: Option<Quote>,
+        /// In a race: the other place.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rival: Option<Rival>,
+    },
+    /// One side of a race is over and cleaned up. A side that wins or loses has run the command; what it printed is
+    /// only sent of the one that wins.
+    SideEnded {
+        job: JobId,
+        place: Place,
+        attempt: u32,
+        #[serde(flatten)]
+        end: SideEnd,
     },
     /// A longer piece of work that is not the command itself.
     StepStarted {
@@ -209,6 +224,7 @@ impl Event {
             | Self::CommandFinished { job, .. }
             | Self::JobCost { job, .. }
             | Self::Fallback { job, .. }
+            | Self::SideEnded { job, .. }
             | Self::Retry { job, .. }
             | Self::JobFinished { job, .. } => Some(job),
             Self::Notice { job, .. } => job.as_ref(),
@@ -220,6 +236,30 @@ impl Event {
             | Self::WatchWaiting { .. } => None,
         }
     }
+}
+
+/// The second side of a race.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Rival {
+    pub place: Place,
+    /// How long the first side is ahead of it, unless the first cannot do its part.
+    #[serde(rename = "after_ms", serialize_with = "millis")]
+    #[schemars(with = "u64")]
+    pub after: Duration,
+}
+
+/// How one side of a race ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "end", rename_all = "snake_case")]
+pub enum SideEnd {
+    /// What its command did is what the job did.
+    Won,
+    /// The other side was first; this one was stopped.
+    Lost,
+    /// It could not do its part, and left the race to the other.
+    Out { cause: Cause, detail: String },
+    /// The run was stopped before there was a winner.
+    Stopped,
 }
 
 /// Why a watch begins a run.
@@ -280,6 +320,8 @@ pub enum Step {
     Outputs,
     /// Stopping what is left.
     Stop,
+    /// The command, while its output is held back for the end of a race.
+    Race,
 }
 
 impl Step {
@@ -291,6 +333,7 @@ impl Step {
             Self::Start => "start",
             Self::Outputs => "outputs",
             Self::Stop => "stop",
+            Self::Race => "race",
         }
     }
 }

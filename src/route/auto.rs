@@ -54,6 +54,12 @@ pub struct Sample {
     pub image_built: bool,
 }
 
+impl Sample {
+    pub fn total(&self) -> Duration {
+        self.sync + self.image + self.queue + self.start + self.run + self.outputs
+    }
+}
+
 /// What a forecast is made from. Samples are newest first, and of runs that passed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {

@@ -10,17 +10,20 @@ pub mod auto;
 mod condition;
 mod facts;
 mod gpu;
+mod race;
 
 use serde::Serialize;
 
 use crate::config::model::Fact;
 use crate::domain::Place;
+use crate::event::Rival;
 use crate::plan::spec::{PlannedJob, RoutingRule, RuleSource, RuleTarget};
 
 pub use auto::{Forecast, Memory, Sample, Weighed};
 pub use condition::ConditionReport;
 pub use facts::{FactValue, Facts, KnownFacts};
 pub use gpu::is_here;
+pub use race::USUAL_HEAD_START;
 
 use condition::JobFacts;
 
@@ -28,6 +31,9 @@ use condition::JobFacts;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decision {
     pub place: Place,
+    /// In a race: the other place, which starts later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rival: Option<Rival>,
     /// The one line that people see.
     pub reason: String,
     /// Everything that was weighed, in order; the last one decided. Never empty.
@@ -97,6 +103,7 @@ struct Trail<'a> {
     job: &'a PlannedJob,
     facts: JobFacts<'a>,
     decided: Option<(Place, String)>,
+    rival: Option<Rival>,
     reasons: Vec<String>,
     rules: Vec<RuleReport>,
     weighed: Option<Weighed>,
@@ -105,7 +112,7 @@ struct Trail<'a> {
 impl<'a> Trail<'a> {
     fn new(job: &'a PlannedJob, facts: &'a dyn Facts) -> Self {
         let facts = JobFacts { job, facts };
-        Self { job, facts, decided: None, reasons: Vec::new(), rules: Vec::new(), weighed: None }
+        Self { job, facts, decided: None, rival: None, reasons: Vec::new(), rules: Vec::new(), weighed: None }
     }
 
     /// Whether the rule decided.
@@ -140,11 +147,7 @@ impl<'a> Trail<'a> {
         match to {
             RuleTarget::Place(place) => self.decide(place, why),
             RuleTarget::Auto => self.by_forecast(&why),
-            RuleTarget::Race => {
-                self.reasons.push(format!("{why}: race, but this version runs one place at a time"));
-                let (place, built_in) = self.built_in();
-                self.decide(place, format!("race is not available yet; {built_in}"));
-            }
+            RuleTarget::Race => self.race(&why),
         }
     }
 
@@ -167,6 +170,30 @@ impl<'a> Trail<'a> {
                 self.weighed = Some(weighed);
             }
         }
+    }
+
+    /// One place alone where the other cannot take part, or where the command is not the job's own: nobody has said that
+    /// it may be run twice.
+    fn race(&mut self, why: &str) {
+        self.reasons.push(format!("{why}: race"));
+        let (place, built_in) = self.built_in();
+        if !self.job.pure || self.job.spec.tty {
+            return self.decide(place, format!("no race, since this may not be run twice; {built_in}"));
+        }
+        if place == Place::Modal {
+            return self.decide(place, format!("race, on Modal alone: {built_in}"));
+        }
+        if let FactValue::IsNot(why) = self.facts.facts.get(Fact::ModalReady) {
+            return self.decide(place, format!("race, on this machine alone: Modal cannot be used: {why}"));
+        }
+        let memory = self.facts.facts.memory();
+        self.weighed = auto::weigh(&memory);
+        let race::HeadStart { time, why } = race::head_start(&memory, self.weighed.as_ref());
+        if let Some(weighed) = &self.weighed {
+            self.reasons.extend([&weighed.local, &weighed.modal].map(ToString::to_string));
+        }
+        self.rival = Some(Rival { place: Place::Local, after: time });
+        self.decide(Place::Modal, why);
     }
 
     /// Whether Modal can be used is only asked when it would be.
@@ -219,7 +246,8 @@ impl<'a> Trail<'a> {
             self.decide(place, why);
         }
         let (place, reason) = self.decided.expect("decided just above where it was not before");
-        Decision { place, reason, reasons: self.reasons, rules: self.rules, weighed: self.weighed }
+        let Self { rival, reasons, rules, weighed, .. } = self;
+        Decision { place, rival, reason, reasons, rules, weighed }
     }
 }
 

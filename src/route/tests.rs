@@ -348,6 +348,51 @@ fn auto_prints_every_term_and_chooses_the_faster_place() {
     );
 }
 
+fn raced(gpus: &[&str], facts: &KnownFacts) -> Decision {
+    let rules = vec![rule(RuleSource::Job, "accel.toml:5", RuleTarget::Race, Vec::new())];
+    decide(&PlannedJob { pure: true, ..job(rules, gpus, &[]) }, facts)
+}
+
+#[test]
+fn a_race_gives_modal_a_head_start_that_is_learned() {
+    let race = |memory: Memory| {
+        let decision = raced(&[], &KnownFacts { memory, ..KnownFacts::default() });
+        assert_eq!(decision.place, Place::Modal);
+        let rival = decision.rival.unwrap();
+        assert_eq!(rival.place, Place::Local);
+        (rival.after, decision.reason)
+    };
+    let unknown = "race: this machine starts 5.0s later; it is not known yet what both take";
+    assert_eq!(race(Memory::default()), (USUAL_HEAD_START, unknown.to_owned()));
+    let only_here = Memory { modal: Vec::new(), ..remembered(60, 20) };
+    assert_eq!(race(only_here), (USUAL_HEAD_START, unknown.to_owned()));
+    let at_once = "race: both start at once; about 10.0s here, 20.0s on Modal";
+    assert_eq!(race(remembered(10, 20)), (Duration::ZERO, at_once.to_owned()));
+    let mut memory = remembered(60, 20);
+    memory.modal = (11..=20).flat_map(|seconds| remembered(0, seconds).modal.pop()).collect();
+    let later = "race: this machine starts 19.0s later, by when nine of ten runs on Modal were over; \
+                 about 1m00s here, 15.0s on Modal";
+    assert_eq!(race(memory), (Duration::from_secs(19), later.to_owned()));
+}
+
+#[test]
+fn a_race_without_a_rival_is_a_run_in_one_place_and_says_why() {
+    let alone = |decision: Decision| {
+        assert_eq!(decision.rival, None);
+        (decision.place, decision.reason)
+    };
+    let gpus = known([(Fact::LocalGpu, FactValue::Texts(Vec::new()))]);
+    let reason = "race, on Modal alone: needs L4, which this machine lacks";
+    assert_eq!(alone(raced(&["L4"], &gpus)), (Place::Modal, reason.to_owned()));
+    let not_ready = known([(Fact::ModalReady, FactValue::IsNot("no token".into()))]);
+    let reason = "race, on this machine alone: Modal cannot be used: no token";
+    assert_eq!(alone(raced(&[], &not_ready)), (Place::Local, reason.to_owned()));
+    // Another command in the job's environment.
+    let rules = vec![rule(RuleSource::Job, "accel.toml:5", RuleTarget::Race, Vec::new())];
+    let reason = "no race, since this may not be run twice; no rule says otherwise";
+    assert_eq!(alone(decide(&job(rules, &[], &[]), &NoFacts)), (Place::Local, reason.to_owned()));
+}
+
 #[test]
 fn a_no_with_a_reason_is_a_no_and_tells_it() {
     let facts = known([(Fact::ModalReady, FactValue::IsNot("there is no token".into()))]);

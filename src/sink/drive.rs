@@ -110,7 +110,7 @@ fn warning(sink: &str, error: &io::Error) -> Stamped {
         text: format!("cannot write to {sink} any more: {error}"),
         help: None,
     };
-    Stamped { at_ms: now_ms(), event }
+    Stamped { at_ms: now_ms(), side: None, event }
 }
 
 #[cfg(test)]

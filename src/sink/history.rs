@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Sink, SinkError};
 use crate::base::money::Dollars;
 use crate::domain::{Cause, JobId, Place};
-use crate::event::{Event, Stamped, Step, StepOutcome, Verdict};
+use crate::event::{Event, SideEnd, Stamped, Step, StepOutcome, Verdict};
 use crate::plan::spec::Plan;
 use crate::store::History;
 use crate::store::history::{Ending, Entry, FOLD_AT, Phases, Spool, milliseconds};
@@ -22,11 +22,14 @@ pub struct HistorySink {
     history: History,
     spool: Spool,
     run: String,
-    open: BTreeMap<JobId, Attempt>,
+    open: BTreeMap<Whose, Attempt>,
     /// Attempts of a job that are over.
     over: BTreeMap<JobId, u32>,
     spool_size: u64,
 }
+
+/// A job, and in a race the side.
+type Whose = (JobId, Option<Place>);
 
 /// What is known of an attempt that goes on.
 struct Attempt {
@@ -40,6 +43,8 @@ struct Attempt {
     bytes_sent: u64,
     cost: Option<Dollars>,
     load_percent: Option<u32>,
+    /// One side of a race: another attempt is no continuation of it.
+    raced: bool,
 }
 
 impl Attempt {
@@ -54,6 +59,7 @@ impl Attempt {
             bytes_sent: 0,
             cost: None,
             load_percent: None,
+            raced: false,
         }
     }
 
@@ -62,7 +68,7 @@ impl Attempt {
         match step {
             Step::Image => self.image_built |= outcome == StepOutcome::Done,
             Step::Start => self.warm = outcome == StepOutcome::Cached,
-            Step::Sync | Step::Queue | Step::Outputs | Step::Stop => {}
+            Step::Sync | Step::Queue | Step::Outputs | Step::Stop | Step::Race => {}
         }
     }
 }
@@ -81,8 +87,9 @@ impl HistorySink {
         }
     }
 
-    fn end(&mut self, job: &JobId, ended: Ending, cause: Option<Cause>, at_ms: u64) {
-        let Some(attempt) = self.open.remove(job) else { return };
+    fn end(&mut self, whose: &Whose, ended: Ending, cause: Option<Cause>, at_ms: u64) {
+        let Some(attempt) = self.open.remove(whose) else { return };
+        let job = &whose.0;
         let Some(planned) = self.plan.jobs.iter().find(|planned| planned.id == *job) else { return };
         let number = self.over.entry(job.clone()).or_default();
         *number += 1;
@@ -114,32 +121,57 @@ impl HistorySink {
         }
     }
 
-    fn follow(&mut self, job: &JobId, event: &Event, at_ms: u64) {
+    fn follow(&mut self, whose: Whose, event: &Event, at_ms: u64) {
         match event {
+            // The sides of a race begin when something is heard of them.
+            Event::JobRouted { rival: Some(_), .. } => {}
             // Only the place is new: the attempt begins when the job is routed or tried again.
             Event::JobRouted { place, .. } => {
-                self.open.insert(job.clone(), Attempt::new(*place, at_ms));
+                self.open.insert(whose, Attempt::new(*place, at_ms));
             }
+            Event::SideEnded { place, end, .. } => self.end_side(&whose, *place, end, at_ms),
             Event::Retry { cause, .. } => {
-                let place = self.open.get(job).map(|attempt| attempt.place);
-                self.end(job, after_failure(*cause), Some(*cause), at_ms);
+                let goes_on = self.open.get(&whose).filter(|attempt| !attempt.raced);
+                let place = goes_on.map(|attempt| attempt.place);
+                self.end(&whose, after_failure(*cause), Some(*cause), at_ms);
                 if let Some(place) = place {
-                    self.open.insert(job.clone(), Attempt::new(place, at_ms));
+                    self.open.insert(whose, Attempt::new(place, at_ms));
                 }
             }
             Event::Fallback { to, cause, .. } => {
-                self.end(job, after_failure(*cause), Some(*cause), at_ms);
-                self.open.insert(job.clone(), Attempt::new(*to, at_ms));
+                self.end(&whose, after_failure(*cause), Some(*cause), at_ms);
+                self.open.insert(whose, Attempt::new(*to, at_ms));
             }
             Event::JobFinished { place, verdict, .. } => match (place, ending(verdict)) {
-                (Some(_), Some((ended, cause))) => self.end(job, ended, cause, at_ms),
-                _ => drop(self.open.remove(job)),
+                (Some(_), Some((ended, cause))) => self.end(&whose, ended, cause, at_ms),
+                _ => drop(self.open.remove(&whose)),
             },
-            _ => {
-                if let Some(attempt) = self.open.get_mut(job) {
-                    within(attempt, event, at_ms);
+            _ => self.within(whose, event, at_ms),
+        }
+    }
+
+    fn within(&mut self, whose: Whose, event: &Event, at_ms: u64) {
+        if let (Event::StepStarted { .. } | Event::JobStarted { .. }, Some(side)) = (event, whose.1) {
+            self.open.entry(whose.clone()).or_insert_with(|| Attempt::new(side, at_ms));
+        }
+        if let Some(attempt) = self.open.get_mut(&whose) {
+            within(attempt, event, at_ms);
+        }
+    }
+
+    /// The winner's attempt is the job's from now on.
+    fn end_side(&mut self, whose: &Whose, place: Place, end: &SideEnd, at_ms: u64) {
+        let attempt = self.open.entry(whose.clone()).or_insert_with(|| Attempt::new(place, at_ms));
+        attempt.raced = true;
+        match end {
+            SideEnd::Won => {
+                if let Some(attempt) = self.open.remove(whose) {
+                    self.open.insert((whose.0.clone(), None), attempt);
                 }
             }
+            SideEnd::Lost => self.end(whose, Ending::Lost, None, at_ms),
+            SideEnd::Out { cause, .. } => self.end(whose, after_failure(*cause), Some(*cause), at_ms),
+            SideEnd::Stopped => self.end(whose, Ending::Cancelled, None, at_ms),
         }
     }
 }
@@ -198,7 +230,7 @@ impl Sink for HistorySink {
             }
             event => {
                 if let Some(job) = event.job().cloned() {
-                    self.follow(&job, event, stamped.at_ms);
+                    self.follow((job, stamped.side), event, stamped.at_ms);
                 }
             }
         }

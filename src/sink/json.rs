@@ -47,14 +47,18 @@ impl JsonSink {
             return Ok(());
         }
         let event = Event::Output { job: job.clone(), stream, data: data.slice(..whole) };
-        self.write(&Stamped { at_ms, event })
+        self.write(&Stamped { at_ms, side: None, event })
     }
 
     /// What is left of a cut character when its job is over.
     fn end_output(&mut self, at_ms: u64, job: &JobId) -> Result<(), SinkError> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(data) = self.cut.remove(&(job.clone(), stream)) {
-                self.write(&Stamped { at_ms, event: Event::Output { job: job.clone(), stream, data } })?;
+                self.write(&Stamped {
+                    at_ms,
+                    side: None,
+                    event: Event::Output { job: job.clone(), stream, data },
+                })?;
             }
         }
         Ok(())
@@ -137,7 +141,7 @@ mod tests {
         let capture = Capture::default();
         let mut sink = JsonSink::new(Box::new(capture.clone()));
         for event in events {
-            sink.handle(&Stamped { at_ms: 7, event }).unwrap();
+            sink.handle(&Stamped { at_ms: 7, side: None, event }).unwrap();
         }
         sink.flush().unwrap();
         let text = String::from_utf8(std::mem::take(&mut *capture.0.lock().unwrap())).unwrap();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::{JobId, Stream};
-use crate::event::{Event, Stamped, Verdict};
+use crate::event::{Event, SideEnd, Stamped, Verdict};
 use crate::redact::{HOLD, Masker, Secrets};
 
 /// The masking of one run.
@@ -34,7 +34,7 @@ impl Masking {
         if self.secrets.is_empty() {
             return vec![stamped];
         }
-        let Stamped { at_ms, event } = stamped;
+        let Stamped { at_ms, side, event } = stamped;
         match event {
             Event::Output { job, stream, data } => {
                 let streaming = self
@@ -49,10 +49,10 @@ impl Masking {
             }
             Event::JobFinished { ref job, .. } => {
                 let mut shown = self.finish(job, at_ms);
-                shown.push(Stamped { at_ms, event: self.mask_texts(event) });
+                shown.push(Stamped { at_ms, side, event: self.mask_texts(event) });
                 shown
             }
-            event => vec![Stamped { at_ms, event: self.mask_texts(event) }],
+            event => vec![Stamped { at_ms, side, event: self.mask_texts(event) }],
         }
     }
 
@@ -107,7 +107,9 @@ impl Masking {
                 mask(text);
                 help.iter_mut().for_each(mask);
             }
-            Event::Fallback { detail, .. } | Event::Retry { detail, .. } => mask(detail),
+            Event::Fallback { detail, .. }
+            | Event::Retry { detail, .. }
+            | Event::SideEnded { end: SideEnd::Out { detail, .. }, .. } => mask(detail),
             Event::JobFinished { verdict: Verdict::Errored { message, help, .. }, .. } => {
                 mask(message);
                 help.iter_mut().for_each(mask);
@@ -115,6 +117,7 @@ impl Masking {
             Event::JobFinished { verdict: Verdict::Skipped { because }, .. } => mask(because),
             Event::RunStarted { .. }
             | Event::StepFinished { .. }
+            | Event::SideEnded { .. }
             | Event::Output { .. }
             | Event::CommandFinished { .. }
             | Event::CancelRaised { .. }
@@ -132,7 +135,7 @@ impl Masking {
 fn output(at_ms: u64, job: &JobId, stream: Stream, bytes: Vec<u8>) -> Option<Stamped> {
     let event = Event::Output { job: job.clone(), stream, data: bytes.into() };
     let empty = matches!(&event, Event::Output { data, .. } if data.is_empty());
-    (!empty).then_some(Stamped { at_ms, event })
+    (!empty).then_some(Stamped { at_ms, side: None, event })
 }
 
 #[cfg(test)]
@@ -149,7 +152,7 @@ mod tests {
     fn write(masking: &mut Masking, at_ms: u64, job: &str, stream: Stream, text: &str) -> String {
         let data = text.to_owned().into();
         let event = Event::Output { job: JobId::new(job), stream, data };
-        texts(&masking.mask(Stamped { at_ms, event }))
+        texts(&masking.mask(Stamped { at_ms, side: None, event }))
     }
 
     fn texts(events: &[Stamped]) -> String {
@@ -186,7 +189,7 @@ mod tests {
         assert_eq!(texts(&masking.flush(1_250)), "a Stdout \"hunter\"; ");
         assert_eq!(masking.wait(1_300), None);
         assert_eq!(write(&mut masking, 1_400, "a", Stream::Stdout, "2-horse hunt"), "a Stdout \"*** \"; ");
-        let shown = masking.mask(Stamped { at_ms: 1_500, event: finished("a") });
+        let shown = masking.mask(Stamped { at_ms: 1_500, side: None, event: finished("a") });
         assert_eq!(texts(&shown), "a Stdout \"hunt\"; a finished; ");
     }
 
@@ -199,7 +202,7 @@ mod tests {
             text: "cannot log in with hunter2-horse".to_owned(),
             help: Some("not hunter2-horse".to_owned()),
         };
-        let shown = masking().mask(Stamped { at_ms: 0, event: notice });
+        let shown = masking().mask(Stamped { at_ms: 0, side: None, event: notice });
         let json = serde_json::to_string(&shown).unwrap();
         assert!(!json.contains("hunter2"), "{json}");
         assert_eq!(json.matches("***").count(), 2, "{json}");

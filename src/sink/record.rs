@@ -111,6 +111,7 @@ mod tests {
             reason: String::new(),
             reasons: Vec::new(),
             quote: None,
+            rival: None,
         }
     }
 
@@ -130,7 +131,7 @@ mod tests {
 
     fn feed(sink: &mut RecordSink, events: Vec<Event>) {
         for (at_ms, event) in (1..).zip(events) {
-            sink.handle(&Stamped { at_ms, event }).unwrap();
+            sink.handle(&Stamped { at_ms, side: None, event }).unwrap();
         }
         sink.flush().unwrap();
     }

@@ -50,7 +50,8 @@ fn count(world: &World, query: &str) -> i64 {
 
 const JOBS: &str = "[jobs.sleep]\nrun = 'sleep 60'\nroute = 'modal'\n\
                     [jobs.quick]\nrun = 'true'\nroute = 'modal'\n\
-                    [jobs.strict]\nrun = 'true'\nroute = 'modal'\nstrict = true\n";
+                    [jobs.strict]\nrun = 'true'\nroute = 'modal'\nstrict = true\n\
+                    [jobs.racer]\nrun = 'true'\nroute = 'race'\npure = true\n";
 
 /// Uses up what a day has, by a job of a dollar a second.
 fn spend_the_day(world: &World) -> Finished {
@@ -132,6 +133,13 @@ fn a_day_that_is_used_up_keeps_jobs_here_unless_they_are_strict() {
         refused.code(2).stderr_has("is not run on Modal: budget.per_day").stderr_has("is strict, so");
     }
     assert!(modal.calls().is_empty(), "{:?}", modal.calls());
+    // A race has a side that costs nothing.
+    world
+        .accel(["run", "racer"])
+        .run()
+        .code(0)
+        .stderr_has("racer → local: budget.per_day of $1.00 is used up: $1.")
+        .stderr_has("; else on modal: race: this machine starts 5.0s later");
 }
 
 /// What a job took before says what it is going to cost.

@@ -199,6 +199,7 @@ impl Project {
             supervisor: Supervisor::new(Ownership::Shared),
             environments: Arc::new(NoEnvironments),
             oom_kills: OomKills::counted_in(oom),
+            global_ignore: || None,
             directories: self.directories(),
         })
     }
@@ -262,6 +263,7 @@ impl Project {
             reason: "test".to_owned(),
             reasons: vec!["test".to_owned()],
             quote: None,
+            rival: None,
         });
         runtime.block_on(async {
             let (emitter, mut receiver) = channel();

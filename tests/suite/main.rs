@@ -65,6 +65,7 @@ mod modal_transport;
 mod modal_warm;
 mod modal_watch;
 mod modal_wire;
+mod races;
 mod routing;
 mod tree_hash;
 mod tree_scan;

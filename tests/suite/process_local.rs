@@ -10,7 +10,7 @@ use accel::backend::local::{
 };
 use accel::backend::{
     Backend, BoxFuture, CancelLevel, CancelSource, Failure, OpenRequest, OutputMode, Prospect, Shortage,
-    StopReason,
+    StopReason, Workplace,
 };
 use accel::base::digest::Digest;
 use accel::domain::{Exit, JobId, Stream};
@@ -55,6 +55,7 @@ impl Machine {
             supervisor: Supervisor::new(Ownership::Shared),
             environments: Arc::new(NoEnvironments),
             oom_kills: OomKills::default(),
+            global_ignore: || None,
             directories: Directories::resolve(|_| None, Path::new("/"), Path::new("/tmp"), 0),
         };
         Self { backend: Arc::new(LocalBackend::new(settings)), root: Arc::new(tempfile::tempdir().unwrap()) }
@@ -133,6 +134,7 @@ impl Job {
                     shortage: Shortage::MakeDo,
                     prospect: Prospect::Last,
                     keep: None,
+                    workplace: Workplace::Project,
                     needed_outputs: Vec::new(),
                     emitter,
                     cancel: watched,

@@ -80,6 +80,7 @@ fn each_rule_set_of_the_example_decides_as_it_says() {
     assert_eq!(place(&docs, "release", &[]), "modal");
     assert_eq!(place(&docs, "release", &[("STAY_HERE", "1")]), "local");
     assert_eq!(place(&docs, "whatever-is-faster", &[]), "local");
+    assert_eq!(place(&docs, "first-wins", &[]), "local", "without credentials");
     // A job that was quick three times stays.
     for _ in 0..3 {
         docs.accel(["run", "quick-stays-here", "--on", "local"]).run().code(0);
@@ -201,6 +202,27 @@ fn explain_names_every_rule_and_what_it_saw() {
     ");
     // Asking records nothing.
     assert_eq!(std::fs::read_dir(world.state()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_race_is_explained_foretold_and_run() {
+    let modal = FakeModal::serve();
+    let world = modal_world(&modal, EXAMPLE);
+    let text = world.accel(["explain", "first-wins"]).run().code(0).stdout_text();
+    insta::assert_snapshot!(text, @r"
+    first-wins runs on modal and local: race: this machine starts 5.0s later; it is not known yet what both take
+      accel.toml:130 → race: decides
+      no run of this job has passed yet, so what it takes is not known
+      a sandbox costs ≥ $0.02/h by prices of 2026-06
+    ");
+    let json = explained(&world, "first-wins", &[]);
+    assert_eq!(json["rival"], serde_json::json!({ "place": "local", "after_ms": 5000 }));
+    let foretold = world.accel(["run", "--dry-run", "first-wins"]).run().code(0).stdout_text();
+    assert!(foretold.starts_with("first-wins  race   "), "{foretold}");
+    let done = world.accel(["run", "first-wins"]).run();
+    done.code(0).stderr_has("first-wins → modal and local: race: this machine starts 5.0s later; ");
+    let winner = world.read("reports/place");
+    done.stderr_has(&format!("race: first-wins: {} won", winner.trim()));
 }
 
 #[test]

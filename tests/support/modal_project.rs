@@ -124,6 +124,7 @@ impl Project {
                 reason: "test".to_owned(),
                 reasons: vec!["test".to_owned()],
                 quote: None,
+                rival: None,
             });
             let backends = BTreeMap::from([(Place::Modal, Arc::clone(&backend) as Arc<dyn Backend>)]);
             let source = CancelSource::default();

@@ -9,6 +9,7 @@ mod command;
 mod container;
 mod differences;
 pub mod environment;
+mod ground;
 mod oom;
 mod output;
 mod session;
@@ -43,6 +44,8 @@ pub struct LocalSettings {
     pub environments: Arc<dyn Environments>,
     pub directories: Directories,
     pub oom_kills: OomKills,
+    /// Finds the user's own git ignore file, which reads git's settings.
+    pub global_ignore: fn() -> Option<PathBuf>,
 }
 
 /// What jobs are told about colour, unless they are told something else by their own variables.

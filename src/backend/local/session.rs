@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use super::command::{Invocation, Surroundings, in_shell, resolve};
 use super::container::{self, Container};
+use super::ground::Ground;
 use super::output::AsEvents;
 use super::{LocalSettings, OomKills, PrepareRequest, Prepared, variables};
-use crate::backend::{BoxFuture, Failure, OpenRequest, OutputMode, Prospect, Session};
+use crate::backend::{BoxFuture, Failure, OpenRequest, OutputMode, Session};
 use crate::base::exit_code;
 use crate::domain::{Cause, Exit};
 use crate::event::{Event, Level};
@@ -16,8 +17,6 @@ use crate::process::{
     Control, Ended, FindError, Input, Launch, Leftover, Observer, OutputTo, SpawnError, Supervisor,
 };
 use crate::workspace::dotenv;
-use crate::workspace::kept::Kept;
-use crate::workspace::tree::PatternSet;
 
 const SIGKILL: i32 = 9;
 
@@ -31,36 +30,26 @@ pub(super) struct LocalSession {
     /// Where the command runs in one.
     container: Option<Container>,
     oom_kills: OomKills,
-    /// The outputs as they were, where another attempt may follow; or why they could not be kept.
-    kept: Option<Result<Kept, String>>,
+    ground: Ground,
 }
 
 impl LocalSession {
     pub(super) async fn open(request: OpenRequest, settings: &LocalSettings) -> Result<Self, Failure> {
         let dotenv = dotenv::read(&request.root, &request.spec.dotenv).map_err(|error| unreadable(&error))?;
-        let cwd = request.root.join(&request.spec.cwd);
         let supervisor = settings.supervisor.clone();
         let oom_kills = settings.oom_kills.clone();
-        if request.spec.image.local.engine == LocalEngine::Container {
-            let container = container::prepare(&request, settings).await?;
-            let env = variables::of_container(&request, settings, &dotenv);
-            let _prepared = Prepared::default();
-            let kept = keep(&request).await;
-            return Ok(Self {
-                request,
-                supervisor,
-                env,
-                cwd,
-                _prepared,
-                container: Some(container),
-                oom_kills,
-                kept,
-            });
-        }
+        let container = match request.spec.image.local.engine {
+            LocalEngine::Container => Some(container::prepare(&request, settings).await?),
+            LocalEngine::Host | LocalEngine::Venv => None,
+        };
         let prepared = prepare(&request, settings).await?;
-        let env = variables::of_job(&request, settings, &dotenv, &prepared, &cwd);
-        let kept = keep(&request).await;
-        Ok(Self { request, supervisor, env, cwd, _prepared: prepared, container: None, oom_kills, kept })
+        let ground = Ground::prepare(&request, settings).await?;
+        let cwd = ground.root().join(&request.spec.cwd);
+        let env = match container {
+            Some(_) => variables::of_container(&request, settings, &dotenv),
+            None => variables::of_job(&request, settings, &dotenv, &prepared, &cwd),
+        };
+        Ok(Self { request, supervisor, env, cwd, _prepared: prepared, container, oom_kills, ground })
     }
 
     async fn run(&self, output: OutputMode) -> Result<Exit, Failure> {
@@ -91,7 +80,7 @@ impl LocalSession {
 
     /// The client's processes end with the run as any job's do; a container that is left is removed after.
     async fn run_in(&self, container: &Container, output: OutputMode) -> Result<Exit, Failure> {
-        let launch = container.launch(&self.request.spec, &self.request.root, &self.cwd, self.env.clone());
+        let launch = container.launch(&self.request.spec, self.ground.root(), &self.cwd, self.env.clone());
         let ended = self.launch(&launch, output).await;
         if self.request.cancel.level().stops() || ended.is_err() {
             container.remove(&self.supervisor, &self.request.root).await;
@@ -171,43 +160,16 @@ impl Session for LocalSession {
     }
 
     fn collect_outputs(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(self.ground.bring_home(&self.request))
     }
 
     fn abandon(&mut self) -> BoxFuture<'_, Result<(), Failure>> {
-        let kept = self.kept.take();
-        Box::pin(async move {
-            let failed = |reason: String| Failure::new(Cause::Infra, reason);
-            match kept {
-                None => Ok(()),
-                Some(Err(reason)) => Err(failed(reason)),
-                Some(Ok(mut kept)) => {
-                    let restored = tokio::task::spawn_blocking(move || kept.restore()).await;
-                    restored
-                        .map_err(|error| failed(error.to_string()))?
-                        .map_err(|error| failed(error.to_string()))
-                }
-            }
-        })
+        Box::pin(self.ground.take_back())
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), Failure>> {
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(self.ground.close())
     }
-}
-
-async fn keep(request: &OpenRequest) -> Option<Result<Kept, String>> {
-    let outputs = request.spec.outputs.as_ref().filter(|outputs| !outputs.is_empty())?;
-    if request.prospect == Prospect::Last {
-        return None;
-    }
-    let (root, outputs) = (request.root.clone(), outputs.clone());
-    let kept = tokio::task::spawn_blocking(move || {
-        let outputs =
-            PatternSet::new(outputs.iter().map(String::as_str)).map_err(|error| error.to_string())?;
-        Kept::take(&root, outputs).map_err(|error| error.to_string())
-    });
-    Some(kept.await.unwrap_or_else(|error| Err(error.to_string())))
 }
 
 fn out_of_memory() -> Failure {

@@ -102,6 +102,8 @@ fn plan(project: &mut Project, selection: &Selection, command: CommandSpec) -> R
     job.retry.max = 0;
     job.junit.clear();
     job.shard = None;
+    // What is true of the job's own command need not be of another.
+    job.pure = false;
     let spec = Arc::make_mut(&mut job.spec);
     spec.command = command;
     // accel's own standard input, and the terminal with it.

@@ -85,7 +85,7 @@ fn priced(decision: &Decision) -> bool {
 fn text(explained: &Explained<'_>, printer: &Printer) -> String {
     let Explained { job, decision, price, budget } = explained;
     let mut text =
-        format!("{} runs on {}: {}\n", printer.paint(Style::Name, job), decision.place, decision.reason);
+        format!("{} runs on {}: {}\n", printer.paint(Style::Name, job), places(decision), decision.reason);
     for rule in &decision.rules {
         text.push_str(&rule_text(rule, printer));
     }
@@ -101,6 +101,13 @@ fn text(explained: &Explained<'_>, printer: &Printer) -> String {
         text.push_str(&format!("  {budget}\n"));
     }
     text
+}
+
+fn places(decision: &Decision) -> String {
+    match decision.rival {
+        Some(rival) => format!("{} and {}", decision.place, rival.place),
+        None => decision.place.to_string(),
+    }
 }
 
 /// What earlier runs say about both places, term by term.

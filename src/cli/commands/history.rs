@@ -137,6 +137,7 @@ fn rows_of_runs(entries: &[Entry], now: u64) -> Vec<Row> {
 fn ended(entry: &Entry) -> String {
     match (entry.ended, entry.cause) {
         (Ending::Errored, Some(cause)) => cause.as_str().to_owned(),
+        (Ending::Lost, _) => "lost the race".to_owned(),
         (ended, _) => ended.as_str().replace('_', " "),
     }
 }

@@ -101,7 +101,8 @@ impl Show {
     fn output(&mut self, job: &JobRun, at_ms: u64, stream: Stream, bytes: Vec<u8>) -> io::Result<()> {
         if self.format == Format::Json {
             let event = Event::Output { job: JobId::new(job.job.as_str()), stream, data: bytes.into() };
-            let mut line = serde_json::to_vec(&Stamped { at_ms, event }).map_err(io::Error::other)?;
+            let mut line =
+                serde_json::to_vec(&Stamped { at_ms, side: None, event }).map_err(io::Error::other)?;
             line.push(b'\n');
             return self.stdout.write_all(&line);
         }

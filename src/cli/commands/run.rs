@@ -140,7 +140,8 @@ fn outline(plan: &Plan, context: &Context<'_>) -> Result<String, CommandError> {
             let needs: Vec<&str> = job.needs.iter().map(|need| plan.jobs[*need].id.as_str()).collect();
             return format!("{name}  {:5}  after {}\n", "-", needs.join(", "));
         }
-        let place = decide(job, 1).place.as_str();
+        let decision = decide(job, 1);
+        let place = decision.rival.map_or(decision.place.as_str(), |_| "race");
         let command = match &job.spec.command {
             CommandSpec::Shell(text) => text.lines().collect::<Vec<_>>().join("; "),
             CommandSpec::Argv(words) => shell_join(words.iter().map(String::as_str)),

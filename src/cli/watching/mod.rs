@@ -315,7 +315,7 @@ impl Watcher<'_> {
         let unread = execution::stop_unread(self.quit);
         let Ok(stdout) = self.execution.context.printer.watched_stdout(unread) else { return };
         let mut sink = JsonSink::new(stdout);
-        let _ = sink.handle(&Stamped { at_ms: now_ms(), event }).and_then(|()| sink.flush());
+        let _ = sink.handle(&Stamped { at_ms: now_ms(), side: None, event }).and_then(|()| sink.flush());
     }
 }
 

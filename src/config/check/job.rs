@@ -17,11 +17,7 @@ type Entries = IndexMap<String, crate::config::grammar::MapEntry<Box<JobKeys>>>;
 const MAX_COMBINATIONS: usize = 1_000;
 
 impl Checker {
-    pub(super) fn jobs(
-        &mut self,
-        keys: Map<ItemName, Box<JobKeys>>,
-        defaults: &JobSettings,
-    ) -> IndexMap<String, Job> {
+    pub(super) fn jobs(&mut self, keys: Map<ItemName, Box<JobKeys>>) -> IndexMap<String, Job> {
         let entries = self.extended(keys.entries);
         let mut jobs = IndexMap::with_capacity(entries.len());
         for (name, entry) in entries {
@@ -30,7 +26,7 @@ impl Checker {
             self.repeated(&keys);
             let settings = self.settings(keys);
             self.needs_exist(&settings);
-            self.consistent(&settings, defaults);
+            self.consistent(&settings);
             let job = Job { name: name.clone(), location: entry.key_location, settings, matrix };
             self.placeholders_of(&job);
             jobs.insert(name, job);
@@ -251,7 +247,7 @@ impl Checker {
     }
 
     /// Keys that exclude each other within one job.
-    fn consistent(&mut self, settings: &JobSettings, defaults: &JobSettings) {
+    fn consistent(&mut self, settings: &JobSettings) {
         let strict = settings.strict.as_ref().filter(|strict| strict.value);
         if let (Some(strict), Some(fallback)) = (strict, &settings.fallback) {
             let help = "keep one of the two";
@@ -275,7 +271,6 @@ impl Checker {
             self.contradiction(message, place(tty), place(junit), "remove `tty`, or `outputs`");
         }
         self.limits(settings);
-        self.race_is_pure(settings, defaults);
         self.fallback_elsewhere(settings);
         self.lifetimes(settings);
         self.escalation(settings);
@@ -301,25 +296,6 @@ impl Checker {
                 place(memory),
                 None,
                 "write [request, limit]",
-            );
-        }
-    }
-
-    fn race_is_pure(&mut self, settings: &JobSettings, defaults: &JobSettings) {
-        let pure = settings.pure.as_ref().or(defaults.pure.as_ref()).is_some_and(|pure| pure.value);
-        let Some(route) = settings.route.as_ref().filter(|_| !pure) else { return };
-        let races = match &route.value {
-            Route::Race => true,
-            Route::Rules(rules) => rules.iter().any(|rule| rule.to == RuleTarget::Race),
-            Route::To(_) | Route::Auto => false,
-        };
-        if races {
-            let message = "only a job that is `pure` may race";
-            self.contradiction(
-                message,
-                place(route),
-                None,
-                "add `pure = true` if running it twice does no harm",
             );
         }
     }
@@ -443,7 +419,7 @@ impl Checker {
     }
 }
 
-fn ends_with_default(rules: &[crate::config::model::Rule]) -> bool {
+pub(super) fn ends_with_default(rules: &[crate::config::model::Rule]) -> bool {
     rules.last().is_some_and(|rule| rule.when.is_empty())
 }
 

@@ -4,6 +4,7 @@
 mod cycles;
 mod image;
 mod job;
+mod race;
 mod route;
 mod settings;
 mod texts;
@@ -58,9 +59,12 @@ pub fn check(mut keys: DocumentKeys, context: Context, sources: SourceMap) -> (C
     let mut defaults = keys.defaults.take().map(|keys| *keys.value).unwrap_or_default();
     checker.forbid_in_defaults(&mut defaults);
     let defaults = checker.settings(defaults);
-    let jobs = checker.jobs(jobs, &defaults);
+    let jobs = checker.jobs(jobs);
     let shared_routes = checker.shared_routes(take_list(&mut keys.route), &jobs);
     let profile_route = context.profile_route.map(|route| Box::new(checker.route(*route)));
+    let routes =
+        race::Routes { profile: profile_route.as_deref(), shared: &shared_routes, defaults: &defaults };
+    checker.races(&jobs, &routes);
     let project = project_name(&mut keys, &context.root);
     let config = Config {
         profile: context.profile,

@@ -70,7 +70,7 @@ keys! {
         changed_since: GitRef,
         /// Words that shared rules and the command line can select by.
         labels: Vec<Placed<Plain>>,
-        /// The job changes nothing but its outputs; running it twice does no harm (needed for `race`).
+        /// The job changes nothing but its outputs, so that running it twice does no harm: it may race.
         pure: bool,
         /// Connects standard input, and the terminal where there is one, to the job; also on Modal.
         tty: bool,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Dispatcher, Owner, Work};
+use super::{Dispatcher, Work};
 use crate::backend::CancelLevel;
 use crate::domain::{Cause, Place};
 use crate::engine::attempt::{Ended, Outcome, errored};
@@ -12,8 +12,9 @@ use crate::event::{Event, Growth, Verdict};
 
 impl Dispatcher {
     pub(super) async fn after_attempt(&mut self, index: usize, ended: Ended) {
-        let Ended { outcome, next, deadline } = ended;
+        let Ended { place, outcome, next, deadline } = ended;
         self.jobs[index].deadline = deadline;
+        self.jobs[index].note_place(place);
         // A run that is being stopped begins nothing.
         let next = if self.level > CancelLevel::Run { Next::Verdict { forbidden: None } } else { next };
         match (next, outcome.cause()) {
@@ -43,7 +44,7 @@ impl Dispatcher {
             }
             Work::Waited
         });
-        self.owners.insert(task.id(), Owner { job: index, slot: None });
+        self.owners.insert(task.id(), index);
     }
 
     /// Counts a retry, and gives the job what grows with it.
@@ -77,7 +78,7 @@ impl Dispatcher {
         let from = *self.jobs[index].places.last().expect("a job that falls back has been somewhere");
         let job = self.job(index).id.clone();
         self.emitter.emit(Event::Fallback { job, from, to, cause, detail }).await;
-        self.jobs[index].places.push(to);
+        self.jobs[index].note_place(to);
         self.jobs[index].fell_back_to = Some(to);
         self.slots.enqueue(to, index);
     }

@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Ended, errored};
 use super::graph::Graph;
 use super::policy::Situation;
-use super::slots::Slots;
+use super::race::Race;
+use super::slots::{Slot, Slots};
 use super::{Backends, Decide, Decision, JobReport, OutputPolicy, RunOptions, Summary, growth};
-use crate::backend::{Cancel, CancelLevel, Failure, OutputMode, StopReason};
+use crate::backend::{Backend, Cancel, CancelLevel, Failure, OutputMode, StopReason};
 use crate::domain::{Cause, Place};
-use crate::event::{Emitter, Event, STREAM_VERSION, SUPERSEDED, Verdict};
+use crate::event::{Emitter, Event, Rival, STREAM_VERSION, SUPERSEDED, Verdict};
 use crate::plan::spec::{Plan, PlannedJob};
 
 pub(super) struct Dispatcher {
@@ -35,7 +36,7 @@ pub(super) struct Dispatcher {
     jobs: Vec<JobState>,
     work: JoinSet<Work>,
     /// Which job each running piece of work belongs to, for work that ends in a panic.
-    owners: HashMap<Id, Owner>,
+    owners: HashMap<Id, usize>,
     /// The job after whose failure nothing new starts.
     drained_by: Option<usize>,
     began: Instant,
@@ -48,13 +49,6 @@ enum Work {
     Waited,
 }
 
-#[derive(Clone, Copy)]
-struct Owner {
-    job: usize,
-    /// The place whose slot the work holds.
-    slot: Option<Place>,
-}
-
 #[derive(Default)]
 struct JobState {
     attempts: u32,
@@ -63,11 +57,23 @@ struct JobState {
     places: Vec<Place>,
     /// A place chosen for want of another: rules are not asked again.
     fell_back_to: Option<Place>,
+    /// What was decided last.
+    way: Option<Way>,
     began: Option<Instant>,
     deadline: Option<Instant>,
     /// Why it runs where it runs; said when it starts.
     routed: Option<Box<Event>>,
     report: Option<JobReport>,
+}
+
+/// A place, and in a race the other one.
+type Way = (Place, Option<Rival>);
+
+impl JobState {
+    fn note_place(&mut self, place: Place) {
+        self.places.retain(|tried| *tried != place);
+        self.places.push(place);
+    }
 }
 
 impl Dispatcher {
@@ -104,6 +110,7 @@ impl Dispatcher {
         for root in self.graph.roots() {
             self.make_ready(root);
         }
+        let mut slots = self.slots.changes();
         loop {
             self.start_ready().await;
             if self.work.is_empty() {
@@ -113,6 +120,7 @@ impl Dispatcher {
                 biased;
                 _ = self.cancel.above(self.level) => self.follow_cancel().await,
                 Some(ended) = self.work.join_next_with_id() => self.settle(ended).await,
+                () = slots.next() => {}
             }
         }
         self.finish_run().await
@@ -138,44 +146,66 @@ impl Dispatcher {
         if self.jobs[index].report.is_some() {
             return;
         }
-        let Decision { place, reason, reasons, quote } =
+        let Decision { place, reason, reasons, quote, rival } =
             (self.decide)(self.job(index), self.jobs[index].attempts + 1);
+        let rival = rival.filter(|rival| rival.place != place && self.backends.contains_key(&rival.place));
         self.slots.enqueue(place, index);
-        if self.jobs[index].places.last() == Some(&place) {
+        if self.jobs[index].way.replace((place, rival)) == Some((place, rival)) {
             return;
         }
         let job = self.job(index).id.clone();
-        self.jobs[index].places.push(place);
-        self.jobs[index].routed = Some(Box::new(Event::JobRouted { job, place, reason, reasons, quote }));
+        let state = &mut self.jobs[index];
+        if let Some(rival) = rival {
+            state.note_place(rival.place);
+        }
+        state.note_place(place);
+        state.routed = Some(Box::new(Event::JobRouted { job, place, reason, reasons, quote, rival }));
     }
 
     async fn start_ready(&mut self) {
-        while let Some((place, index)) = self.slots.take() {
-            if self.jobs[index].report.is_some() {
-                self.slots.release(place);
-                continue;
+        while let Some((slot, index)) = self.slots.take() {
+            if self.jobs[index].report.is_none() {
+                self.start(index, slot).await;
             }
-            self.start(index, place).await;
         }
     }
 
-    async fn start(&mut self, index: usize, place: Place) {
+    async fn start(&mut self, index: usize, slot: Slot) {
         if self.job(index).is_group() {
-            self.slots.release(place);
             return self.finish(index, Verdict::Passed).await;
         }
         if let Some(routed) = self.jobs[index].routed.take() {
             self.emitter.emit(*routed).await;
         }
-        let state = &mut self.jobs[index];
+        let (place, state) = (slot.place(), &mut self.jobs[index]);
         state.began.get_or_insert_with(Instant::now);
+        let rival = state.way.and_then(|(_, rival)| rival);
         let Some(backend) = self.backends.get(&place) else {
-            self.slots.release(place);
             let failure = Failure::new(Cause::Infra, format!("this accel has no backend for {place}"));
             return self.finish(index, errored(failure)).await;
         };
         state.attempts += 1;
-        let attempt = Attempt {
+        let attempt = self.attempt(index, backend);
+        let second = rival.and_then(|rival| Some((self.backends.get(&rival.place)?, rival.after)));
+        let task = match second {
+            Some((backend, after)) => {
+                let race = Race::new(attempt, self.attempt(index, backend), after);
+                let slots = self.slots.clone();
+                self.work.spawn(async move { Work::Attempt(race.run(slot, slots).await) })
+            }
+            None => self.work.spawn(async move {
+                let ended = attempt.run().await;
+                drop(slot);
+                Work::Attempt(ended)
+            }),
+        };
+        self.owners.insert(task.id(), index);
+    }
+
+    /// The job's present attempt, in the place of this backend.
+    fn attempt(&self, index: usize, backend: &Arc<dyn Backend>) -> Attempt {
+        let state = &self.jobs[index];
+        Attempt {
             plan: Arc::clone(&self.plan),
             index,
             number: state.attempts,
@@ -192,9 +222,8 @@ impl Dispatcher {
             cancel: self.cancel.clone(),
             deadline: state.deadline,
             output: self.output_mode(index),
-        };
-        let task = self.work.spawn(async move { Work::Attempt(attempt.run().await) });
-        self.owners.insert(task.id(), Owner { job: index, slot: Some(place) });
+            entrant: None,
+        }
     }
 
     /// Only a job that is alone in its plan may write straight to accel's own stdout and stderr, and one that
@@ -209,10 +238,7 @@ impl Dispatcher {
 
     async fn settle(&mut self, ended: Result<(Id, Work), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Owner { job, slot } = self.owners.remove(&id).expect("all work has an owner");
-        if let Some(place) = slot {
-            self.slots.release(place);
-        }
+        let job = self.owners.remove(&id).expect("all work has an owner");
         match ended {
             Ok((_, Work::Attempt(ended))) => self.after_attempt(job, ended).await,
             Ok((_, Work::Waited)) => self.after_delay(job).await,

@@ -158,7 +158,7 @@ fn needs_came_first(jobs: &[PlannedJob], seen: &Seen) {
     }
 }
 
-fn limits_held(limit: usize, seen: &Seen) {
+pub fn limits_held(limit: usize, seen: &Seen) {
     let mut live: HashMap<Place, usize> = HashMap::new();
     for entry in seen.ledger.entries() {
         let count = live.entry(entry.place).or_default();

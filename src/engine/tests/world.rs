@@ -15,7 +15,7 @@ use crate::engine::{
     Backends, Decide, Decision, FallbackPolicy, Jitter, OnFailure, OutputPolicy, Parallel, RunOptions,
     Summary, run,
 };
-use crate::event::{Event, Verdict, channel};
+use crate::event::{Event, Rival, Verdict, channel};
 use crate::plan::spec::{
     BaseSpec, BudgetLimits, CommandSpec, Escalate, FallbackOn, FallbackSpec, ImageSpec, LocalEngine,
     LocalSpec, ModalTarget, NetworkSpec, OnBusy, Plan, PlannedJob, Retry, Routing, SandboxSpec, StopSignal,
@@ -171,8 +171,25 @@ impl World {
         self
     }
 
+    /// Modal first, this machine after so many seconds.
+    pub fn racing(mut self, after: u64) -> Self {
+        let rival = Rival { place: Place::Local, after: seconds(after) };
+        self.decide = Arc::new(move |_, _| Decision { rival: Some(rival), ..decision(Place::Modal) });
+        self
+    }
+
     pub fn deciding(mut self, place: impl Fn(u32) -> Place + Send + Sync + 'static) -> Self {
         self.decide = Arc::new(move |_, attempt| decision(place(attempt)));
+        self
+    }
+
+    /// As [`racing`](Self::racing), for these jobs only; others run in `place`.
+    pub fn racing_some(mut self, after: u64, jobs: Vec<JobId>, place: Place) -> Self {
+        let rival = Rival { place: Place::Local, after: seconds(after) };
+        self.decide = Arc::new(move |job, _| match jobs.contains(&job.id) {
+            true => Decision { rival: Some(rival), ..decision(Place::Modal) },
+            false => decision(place),
+        });
         self
     }
 
@@ -236,7 +253,7 @@ fn to(place: Place) -> Decide {
 }
 
 fn decision(place: Place) -> Decision {
-    Decision { place, reason: "test".to_owned(), reasons: vec!["test".to_owned()], quote: None }
+    Decision { place, reason: "test".to_owned(), reasons: vec!["test".to_owned()], quote: None, rival: None }
 }
 
 impl Seen {

@@ -21,10 +21,10 @@ pub use style::Colors;
 
 use super::{Sink, SinkError};
 use crate::domain::{Exit, JobId, Stream};
-use crate::event::{Event, Level, Stamped, Verdict};
+use crate::event::{Event, Level, SideEnd, Stamped, Step, Verdict};
 use lane::{Lane, NameColumn};
 use screen::Screen;
-use steps::Steps;
+use steps::{Steps, Whose};
 use words::Words;
 
 /// A passed job that was alone and took at least this long gets a closing line.
@@ -231,30 +231,36 @@ impl Sink for TerminalSink {
     }
 
     fn handle(&mut self, stamped: &Stamped) -> Result<(), SinkError> {
+        let side = stamped.side;
         match &stamped.event {
             Event::RunStarted { planned, .. } => self.run_started(planned),
             Event::JobRouted { .. } => {
                 let verbosity = self.options.verbosity;
                 self.say(Verbosity::Normal, |words| words.routed(&stamped.event, verbosity))?;
             }
-            Event::StepStarted { job, step, label } => self.steps.start(job, *step, label, stamped.at_ms),
+            Event::StepStarted { job, step, label } => {
+                self.steps.start(Whose { job, side }, *step, label, stamped.at_ms);
+            }
             Event::StepProgress { job, step, done, total, label } => {
-                self.steps.progress(job, *step, *done, *total, label);
+                self.steps.progress(Whose { job, side }, *step, *done, *total, label);
             }
             Event::StepLog { job, step, line } => {
-                self.steps.log(job, *step, line);
+                self.steps.log(Whose { job, side }, *step, line);
                 self.say(self.live_logs(), |words| words.step_log(job, line))?;
             }
             Event::StepFinished { job, step, outcome, .. } => {
-                let log = self.steps.finish(job, *step, *outcome);
+                let log = self.steps.finish(Whose { job, side }, *step, *outcome);
                 self.step_failed(job, log)?;
-                self.say(Verbosity::Verbose, |words| words.step_finished(&stamped.event))?;
+                // The end of a race has a line of its own.
+                if *step != Step::Race {
+                    self.say(Verbosity::Verbose, |words| words.step_finished(&stamped.event, side))?;
+                }
             }
             Event::JobStarted { job, attempt, command, .. } => {
-                if *attempt == 1 {
+                if *attempt == 1 && !self.running.contains(job) {
                     self.running.push(job.clone());
                 }
-                self.say(Verbosity::Verbose, |words| words.started(job, command))?;
+                self.say(Verbosity::Verbose, |words| words.started(job, side, command))?;
             }
             Event::Output { job, stream, data } => self.output(job, *stream, data)?,
             Event::Notice { .. } => self.notice(&stamped.event)?,
@@ -262,6 +268,14 @@ impl Sink for TerminalSink {
                 if let Some(line) = self.words.cost(job, cost) {
                     self.say(Verbosity::Normal, |_| line)?;
                 }
+            }
+            Event::SideEnded { end, .. } => {
+                let least = match end {
+                    SideEnd::Won => Verbosity::Normal,
+                    SideEnd::Lost | SideEnd::Stopped => Verbosity::Verbose,
+                    SideEnd::Out { .. } => Verbosity::Quiet,
+                };
+                self.say(least, |words| words.side_ended(&stamped.event))?;
             }
             Event::Fallback { .. } => self.say(Verbosity::Quiet, |words| words.fallback(&stamped.event))?,
             Event::Retry { .. } => self.say(Verbosity::Normal, |words| words.retry(&stamped.event))?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Progress;
 use super::progress::{Bars, Line};
-use crate::domain::JobId;
+use crate::domain::{JobId, Place};
 use crate::event::{Step, StepOutcome};
 
 /// A step shorter than this is never seen on a terminal.
@@ -26,6 +26,8 @@ pub(super) struct Steps {
 
 struct Running {
     job: JobId,
+    /// In a race.
+    side: Option<Place>,
     step: Step,
     label: String,
     since_ms: u64,
@@ -34,6 +36,13 @@ struct Running {
     done: u64,
     total: Option<u64>,
     log: VecDeque<String>,
+}
+
+/// A job, and in a race the side.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub job: &'a JobId,
+    pub side: Option<Place>,
 }
 
 /// What is to be shown now.
@@ -49,11 +58,12 @@ impl Steps {
         Self { running: Vec::new(), progress, bars: Bars::new(columns) }
     }
 
-    pub(super) fn start(&mut self, job: &JobId, step: Step, label: &str, at_ms: u64) {
+    pub(super) fn start(&mut self, whose: Whose<'_>, step: Step, label: &str, at_ms: u64) {
         self.running.push(Running {
-            job: job.clone(),
+            job: whose.job.clone(),
+            side: whose.side,
             step,
-            label: label.to_owned(),
+            label: whose.label(label),
             since_ms: at_ms,
             shown: false,
             done: 0,
@@ -62,14 +72,26 @@ impl Steps {
         });
     }
 
-    pub(super) fn progress(&mut self, job: &JobId, step: Step, done: u64, total: Option<u64>, label: &str) {
-        let Some(running) = self.find(job, step) else { return };
+    pub(super) fn progress(
+        &mut self,
+        whose: Whose<'_>,
+        step: Step,
+        done: u64,
+        total: Option<u64>,
+        label: &str,
+    ) {
+        let Some(running) = self.find(whose, step) else { return };
         (running.done, running.total) = (done, total);
-        label.clone_into(&mut running.label);
+        if step == Step::Race {
+            // The last line of what is held back.
+            running.log = VecDeque::from([label.to_owned()]);
+            return;
+        }
+        running.label = whose.label(label);
     }
 
-    pub(super) fn log(&mut self, job: &JobId, step: Step, line: &str) {
-        let Some(running) = self.find(job, step) else { return };
+    pub(super) fn log(&mut self, whose: Whose<'_>, step: Step, line: &str) {
+        let Some(running) = self.find(whose, step) else { return };
         if running.log.len() == LOG_LINES {
             running.log.pop_front();
         }
@@ -78,8 +100,8 @@ impl Steps {
     }
 
     /// Returns the end of the log of a step that failed.
-    pub(super) fn finish(&mut self, job: &JobId, step: Step, outcome: StepOutcome) -> Vec<String> {
-        let at = self.running.iter().position(|running| running.job == *job && running.step == step);
+    pub(super) fn finish(&mut self, whose: Whose<'_>, step: Step, outcome: StepOutcome) -> Vec<String> {
+        let at = self.running.iter().position(|running| running.is(whose, step));
         let Some(at) = at else { return Vec::new() };
         let ended = self.running.remove(at);
         self.clear();
@@ -131,7 +153,22 @@ impl Steps {
         }));
     }
 
-    fn find(&mut self, job: &JobId, step: Step) -> Option<&mut Running> {
-        self.running.iter_mut().find(|running| running.job == *job && running.step == step)
+    fn find(&mut self, whose: Whose<'_>, step: Step) -> Option<&mut Running> {
+        self.running.iter_mut().find(|running| running.is(whose, step))
+    }
+}
+
+impl Running {
+    fn is(&self, whose: Whose<'_>, step: Step) -> bool {
+        self.job == *whose.job && self.side == whose.side && self.step == step
+    }
+}
+
+impl Whose<'_> {
+    fn label(self, label: &str) -> String {
+        match self.side {
+            Some(side) => format!("{side}: {label}"),
+            None => label.to_owned(),
+        }
     }
 }

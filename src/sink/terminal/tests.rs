@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::{Cause, Exit, Place};
-use crate::event::{Grown, Growth, STREAM_VERSION, Step, StepOutcome};
+use crate::event::{Grown, Growth, Rival, STREAM_VERSION, SideEnd, Step, StepOutcome};
 
 /// Both streams in the order in which they were written, and each alone.
 #[derive(Clone, Default)]
@@ -83,7 +83,7 @@ impl View {
     fn show(self, events: Vec<Event>) -> Shown {
         let (mut sink, capture) = self.sink();
         for event in events {
-            sink.handle(&Stamped { at_ms: 0, event }).unwrap();
+            sink.handle(&Stamped { at_ms: 0, side: None, event }).unwrap();
         }
         sink.flush().unwrap();
         let captured = std::mem::take(&mut *capture.0.lock().unwrap());
@@ -118,7 +118,14 @@ fn began(names: &[&str]) -> Event {
 
 fn routed(job: &str) -> Event {
     let reasons = vec!["rule 1: no: changed_files is 12, wanted <=3".to_owned(), "default".to_owned()];
-    Event::JobRouted { job: id(job), place: Place::Local, reason: "default".to_owned(), reasons, quote: None }
+    Event::JobRouted {
+        job: id(job),
+        place: Place::Local,
+        reason: "default".to_owned(),
+        reasons,
+        quote: None,
+        rival: None,
+    }
 }
 
 fn wrote(job: &str, stream: Stream, text: &str) -> Event {
@@ -214,6 +221,95 @@ fn how_a_single_job_can_end() {
     ✗ test could not be run: uv could not resolve numpy==99
       no such version
       help: correct `pip` of images.py
+    ");
+}
+
+/// Both sides of a race take a while; Modal cannot, and this machine wins.
+fn race() -> Vec<(u64, Option<Place>, Event)> {
+    let (modal, local) = (Some(Place::Modal), Some(Place::Local));
+    let started =
+        |place| Event::JobStarted { job: id("test"), place, attempt: 1, command: "pytest -q".to_owned() };
+    let step = |step, label: &str| Event::StepStarted { job: id("test"), step, label: label.to_owned() };
+    let done = |step| {
+        let duration = Duration::from_millis(1_200);
+        Event::StepFinished { job: id("test"), step, outcome: StepOutcome::Done, duration }
+    };
+    let end = |place, end| Event::SideEnded { job: id("test"), place, attempt: 1, end };
+    let out = SideEnd::Out { cause: Cause::Infra, detail: "the sandbox is gone".to_owned() };
+    let rival = Some(Rival { place: Place::Local, after: Duration::ZERO });
+    let routed = Event::JobRouted {
+        job: id("test"),
+        place: Place::Modal,
+        reason: "race: both start at once".to_owned(),
+        reasons: Vec::new(),
+        quote: None,
+        rival,
+    };
+    let line = Event::StepProgress {
+        job: id("test"),
+        step: Step::Race,
+        done: 0,
+        total: None,
+        label: "half of it".to_owned(),
+    };
+    vec![
+        (0, None, began(&["test"])),
+        (0, None, routed),
+        (0, modal, step(Step::Image, "making the image")),
+        (0, local, step(Step::Image, "making the environment")),
+        (3_000, modal, done(Step::Image)),
+        (3_100, modal, started(Place::Modal)),
+        (3_100, modal, step(Step::Race, "running, output held back")),
+        (3_200, modal, line),
+        (6_000, local, done(Step::Image)),
+        (6_100, local, started(Place::Local)),
+        (6_200, modal, done(Step::Race)),
+        (6_200, modal, end(Place::Modal, out)),
+        (6_300, None, wrote("test", Stream::Stdout, "1 passed\n")),
+        (6_400, local, end(Place::Local, SideEnd::Won)),
+        (6_400, None, ended("test", Verdict::Passed)),
+        (6_400, None, over(1, 0, 0)),
+    ]
+}
+
+#[test]
+fn a_race_tells_its_sides_apart() {
+    let show = |verbosity| {
+        let (mut sink, capture) = View { verbosity, ..PIPE }.sink();
+        for (at_ms, side, event) in race() {
+            sink.redraw(at_ms).unwrap();
+            sink.handle(&Stamped { at_ms, side, event }).unwrap();
+        }
+        sink.flush().unwrap();
+        let both = capture.0.lock().unwrap().both.clone();
+        String::from_utf8(both).unwrap()
+    };
+    assert_snapshot!(show(Verbosity::Normal), @r"
+    test → modal and local: race: both start at once
+    test: modal: making the image
+    test: local: making the environment
+    test: modal: running, output held back
+    race: test: modal is out: infra: the sandbox is gone
+    1 passed
+    race: test: local won
+    ");
+    assert_snapshot!(show(Verbosity::Verbose), @r"
+    test → modal and local: race: both start at once
+    test: modal: making the image
+    test: local: making the environment
+    test: modal: image done in 1.2s
+    test (modal) $ pytest -q
+    test: modal: running, output held back
+    test: local: image done in 1.2s
+    test (local) $ pytest -q
+    race: test: modal is out: infra: the sandbox is gone
+    1 passed
+    race: test: local won
+    ✓ test passed in 1.2s
+    ");
+    assert_snapshot!(show(Verbosity::Quiet), @r"
+    race: test: modal is out: infra: the sandbox is gone
+    1 passed
     ");
 }
 
@@ -338,7 +434,7 @@ fn a_step_s_log_is_shown_when_it_fails() {
 fn a_long_step_is_named_once_where_nothing_can_be_drawn() {
     let (mut sink, capture) = PIPE.sink();
     let event = Event::StepStarted { job: id("test"), step: Step::Image, label: "building py".to_owned() };
-    sink.handle(&Stamped { at_ms: 1_000, event }).unwrap();
+    sink.handle(&Stamped { at_ms: 1_000, side: None, event }).unwrap();
     assert_eq!(sink.redraw(1_500).unwrap(), Some(Duration::from_millis(1_500)));
     assert_eq!(sink.redraw(3_000).unwrap(), None);
     assert_eq!(sink.redraw(9_000).unwrap(), None);
@@ -354,13 +450,13 @@ fn after_a_stop_what_is_waited_for_is_named_once_a_second() {
         Event::CancelRaised { level: "stop".to_owned(), by: "SIGINT".to_owned() },
     ];
     for event in events {
-        sink.handle(&Stamped { at_ms: 1_000, event }).unwrap();
+        sink.handle(&Stamped { at_ms: 1_000, side: None, event }).unwrap();
     }
     assert_eq!(sink.redraw(1_400).unwrap(), Some(Duration::from_millis(600)));
     assert_eq!(sink.redraw(2_000).unwrap(), Some(Duration::from_secs(1)));
     assert_eq!(sink.redraw(3_000).unwrap(), Some(Duration::from_secs(1)));
     let event = ended("test", Verdict::Cancelled { exit: Some(Exit::Signal(9)) });
-    sink.handle(&Stamped { at_ms: 3_500, event }).unwrap();
+    sink.handle(&Stamped { at_ms: 3_500, side: None, event }).unwrap();
     assert_eq!(sink.redraw(4_000).unwrap(), None);
     sink.flush().unwrap();
     let shown = String::from_utf8(capture.0.lock().unwrap().both.clone()).unwrap();

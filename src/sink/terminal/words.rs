@@ -7,8 +7,8 @@ use super::neutral::clean;
 use super::style::{BAD, Colors, FAINT, GOOD, STRONG, WARN};
 use crate::base::duration::ShortDuration;
 use crate::base::money::Dollars;
-use crate::domain::{Exit, JobId};
-use crate::event::{Cost, Event, Level, SUPERSEDED, StepOutcome, Verdict};
+use crate::domain::{Exit, JobId, Place};
+use crate::event::{Cost, Event, Level, SUPERSEDED, SideEnd, StepOutcome, Verdict};
 
 /// Jobs named in one line; more are counted.
 const NAMED_JOBS: usize = 8;
@@ -21,9 +21,12 @@ pub(super) struct Words {
 
 impl Words {
     pub(super) fn routed(&self, event: &Event, verbosity: Verbosity) -> String {
-        let Event::JobRouted { job, place, reason, reasons, .. } = event else { return String::new() };
+        let Event::JobRouted { job, place, reason, reasons, rival, .. } = event else {
+            return String::new();
+        };
         let name = self.colors.paint(STRONG, job.as_str());
-        let mut line = format!("{name} → {place}: {}", clean(reason));
+        let beside = rival.map(|rival| format!(" and {}", rival.place)).unwrap_or_default();
+        let mut line = format!("{name} → {place}{beside}: {}", clean(reason));
         if verbosity == Verbosity::Verbose {
             for reason in reasons {
                 line.push_str(&self.colors.paint(FAINT, &format!("\n  {}", clean(reason))));
@@ -32,8 +35,10 @@ impl Words {
         line
     }
 
-    pub(super) fn started(&self, job: &JobId, command: &str) -> String {
-        self.colors.paint(FAINT, &format!("{job} $ {}", clean(command)))
+    /// `side`: in a race.
+    pub(super) fn started(&self, job: &JobId, side: Option<Place>, command: &str) -> String {
+        let side = side.map(|side| format!(" ({side})")).unwrap_or_default();
+        self.colors.paint(FAINT, &format!("{job}{side} $ {}", clean(command)))
     }
 
     pub(super) fn step_named(&self, job: &JobId, label: &str) -> String {
@@ -44,7 +49,8 @@ impl Words {
         self.colors.paint(FAINT, &format!("{job} ┆ {}", clean(line)))
     }
 
-    pub(super) fn step_finished(&self, event: &Event) -> String {
+    /// `side`: in a race.
+    pub(super) fn step_finished(&self, event: &Event, side: Option<Place>) -> String {
         let Event::StepFinished { job, step, outcome, duration } = event else { return String::new() };
         let outcome = match outcome {
             StepOutcome::Done => "done",
@@ -52,7 +58,8 @@ impl Words {
             StepOutcome::Failed => "failed",
         };
         let step = step.as_str();
-        self.colors.paint(FAINT, &format!("{job}: {step} {outcome} in {}", ShortDuration(*duration)))
+        let side = side.map(|side| format!(" {side}:")).unwrap_or_default();
+        self.colors.paint(FAINT, &format!("{job}:{side} {step} {outcome} in {}", ShortDuration(*duration)))
     }
 
     pub(super) fn notice(&self, event: &Event) -> String {
@@ -86,6 +93,17 @@ impl Words {
         let Event::Fallback { job, from, to, cause, detail } = event else { return String::new() };
         let label = self.colors.paint(WARN, "fallback");
         format!("{label}: {job} moves from {from} to {to}: {cause}: {}", clean(detail))
+    }
+
+    pub(super) fn side_ended(&self, event: &Event) -> String {
+        let Event::SideEnded { job, place, end, .. } = event else { return String::new() };
+        let (style, text) = match end {
+            SideEnd::Won => (STRONG, "won".to_owned()),
+            SideEnd::Lost => (FAINT, "lost, and is stopped".to_owned()),
+            SideEnd::Stopped => (FAINT, "is stopped".to_owned()),
+            SideEnd::Out { cause, detail } => (WARN, format!("is out: {cause}: {}", clean(detail))),
+        };
+        format!("{}: {job}: {place} {text}", self.colors.paint(style, "race"))
     }
 
     pub(super) fn retry(&self, event: &Event) -> String {

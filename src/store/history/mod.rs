@@ -71,10 +71,13 @@ pub enum Ending {
     /// accel or its backend could not run the command to its end.
     Errored,
     Cancelled,
+    /// In a race: the other place was first.
+    Lost,
 }
 
 impl Ending {
-    pub const ALL: [Self; 5] = [Self::Passed, Self::Failed, Self::TimedOut, Self::Errored, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Passed, Self::Failed, Self::TimedOut, Self::Errored, Self::Cancelled, Self::Lost];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,6 +86,7 @@ impl Ending {
             Self::TimedOut => "timed_out",
             Self::Errored => "errored",
             Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
         }
     }
 }
@@ -101,7 +105,7 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// Adds to the part that a step is; stopping is no part of its own.
+    /// Adds to the part that a step is; stopping is no part of its own, and a race is around the command.
     pub fn add(&mut self, step: Step, took: Duration) {
         let part = match step {
             Step::Sync => &mut self.sync_ms,
@@ -109,7 +113,7 @@ impl Phases {
             Step::Queue => &mut self.queue_ms,
             Step::Start => &mut self.start_ms,
             Step::Outputs => &mut self.outputs_ms,
-            Step::Stop => return,
+            Step::Stop | Step::Race => return,
         };
         *part = part.saturating_add(milliseconds(took));
     }
