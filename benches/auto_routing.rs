@@ -1,4 +1,4 @@
-//! Measures the regret of `route = "auto"` against an oracle, over synthetic jobs.
+//! Measures the regret of `route = "auto"` against an oracle, over synthetic jobs and over recorded ones.
 //!
 //! ```text
 //! cargo bench --bench auto_routing [-- --jobs 2000 --runs 60]
@@ -7,7 +7,9 @@
 //! A job has a time here, a time on Modal, a start, a queue, a bandwidth, a tree, a chance of image builds, noise, and a
 //! machine that may be busy; some change for good half-way. The oracle knows the expected time of both places at every
 //! run and takes the better; regret is what auto takes more, as a share of the oracle's time. Nothing waits: times are numbers, and the
-//! same seed gives the same figures. The bench fails when the mean regret after run 20 is above 10 %.
+//! same seed gives the same figures. The recorded jobs are in `auto_traces.json`: what real runs took here and on the tests'
+//! Modal, played again and again in their order (`record_traces.py` says how they were made). The bench fails when the mean
+//! regret after run 20 is above 10 %, for either kind.
 
 #![allow(clippy::print_stdout, reason = "a measuring program prints")]
 
@@ -147,9 +149,76 @@ fn simulate(job: &Job, runs: usize, random: &mut Random) -> Vec<(f64, f64)> {
     taken
 }
 
+/// What a job took in both places, run by run, in the order of the file's `fields`.
+#[derive(serde::Deserialize)]
+struct Trace {
+    job: String,
+    local: Vec<[u64; 7]>,
+    modal: Vec<[u64; 7]>,
+}
+
+#[derive(serde::Deserialize)]
+struct Recorded {
+    traces: Vec<Trace>,
+}
+
+fn sample([sync, image, queue, start, run, outputs, bytes_sent]: [u64; 7]) -> Sample {
+    Sample {
+        sync: Duration::from_millis(sync),
+        image: Duration::from_millis(image),
+        queue: Duration::from_millis(queue),
+        start: Duration::from_millis(start),
+        run: Duration::from_millis(run),
+        outputs: Duration::from_millis(outputs),
+        bytes_sent,
+        image_built: false,
+    }
+}
+
+/// The same for a recorded job; the oracle knows what it takes on average in each place.
+fn replay(trace: &Trace, runs: usize) -> Vec<(f64, f64)> {
+    let total = |runs: &[[u64; 7]]| runs.iter().map(|run| sample(*run).total().as_secs_f64()).sum::<f64>();
+    let here = total(&trace.local) / trace.local.len() as f64;
+    let there = total(&trace.modal) / trace.modal.len() as f64;
+    let mut memory = Memory { busy: 1.0, ..Memory::default() };
+    let mut taken = Vec::new();
+    for run in 0..runs {
+        let (local, modal) = (trace.local[run % trace.local.len()], trace.modal[run % trace.modal.len()]);
+        memory.to_send = Some(Bytes(modal[6]));
+        let place = auto::weigh(&memory).map_or(Place::Local, |weighed| weighed.place);
+        let (samples, recorded, expected) = match place {
+            Place::Local => (&mut memory.local, local, here),
+            Place::Modal => (&mut memory.modal, modal, there),
+        };
+        samples.insert(0, sample(recorded));
+        samples.truncate(RECENT);
+        taken.push((expected, here.min(there)));
+    }
+    taken
+}
+
 fn regret(taken: &[(f64, f64)]) -> f64 {
     let (auto, oracle) = taken.iter().fold((0.0, 0.0), |sum, run| (sum.0 + run.0, sum.1 + run.1));
     auto / oracle - 1.0
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Prints the regret of recorded jobs, each by itself; returns the mean after it has learned.
+fn recorded(runs: usize) -> f64 {
+    let recorded: Recorded = serde_json::from_str(include_str!("auto_traces.json"))
+        .expect("the traces are what record_traces.py writes");
+    println!("{} recorded jobs, {runs} runs each", recorded.traces.len());
+    let mut late = Vec::new();
+    for trace in &recorded.traces {
+        let taken = replay(trace, runs);
+        let (first, after) = (regret(&taken[..LEARNED]), regret(&taken[LEARNED..]));
+        println!("  {}: runs 1 to 20 {:.1} %, after run 20 {:.1} %", trace.job, first * 100.0, after * 100.0);
+        late.push(after);
+    }
+    mean(&late)
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -168,7 +237,6 @@ fn main() {
         late.push(regret(&taken[LEARNED..]));
     }
     println!("{jobs} jobs, {runs} runs each; regret against an oracle");
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     for (name, values) in [("runs 1 to 20", &mut early), ("after run 20", &mut late)] {
         values.sort_by(f64::total_cmp);
         let at = |share: f64| values[((values.len() - 1) as f64 * share) as usize];
@@ -180,6 +248,7 @@ fn main() {
             at(1.0) * 100.0
         );
     }
-    let learned = mean(&late);
-    assert!(learned <= MOST_REGRET, "the mean regret after run {LEARNED} is {:.1} %", learned * 100.0);
+    for learned in [mean(&late), recorded(runs)] {
+        assert!(learned <= MOST_REGRET, "the mean regret after run {LEARNED} is {:.1} %", learned * 100.0);
+    }
 }
