@@ -54,11 +54,22 @@ impl Dollars {
     }
 }
 
+impl Dollars {
+    /// Whether it would be shown as `$0.00`.
+    pub fn is_next_to_nothing(self) -> bool {
+        self.0 < 50
+    }
+}
+
 impl fmt::Display for Dollars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dollars = self.0 as f64 / 1e6;
-        // Less than a cent, but not next to nothing.
-        if (50..10_000).contains(&self.0) { write!(f, "${dollars:.4}") } else { write!(f, "${dollars:.2}") }
+        let less_than_a_cent = self.0 < 10_000;
+        if less_than_a_cent && !self.is_next_to_nothing() {
+            write!(f, "${dollars:.4}")
+        } else {
+            write!(f, "${dollars:.2}")
+        }
     }
 }
 

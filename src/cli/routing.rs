@@ -140,7 +140,8 @@ impl<'a> Treasurer<'a> {
 /// With what a run on Modal costs at least, by the prices that accel knows.
 fn quoted(decision: engine::Decision, quote: Quote, expected: Option<Dollars>) -> engine::Decision {
     let engine::Decision { place, reason, mut reasons, rival, .. } = decision;
-    let expectation = expected.map(|cost| format!(", ≥ {cost} expected")).unwrap_or_default();
+    let worth_a_word = expected.filter(|cost| !cost.is_next_to_nothing());
+    let expectation = worth_a_word.map(|cost| format!(", ≥ {cost} expected")).unwrap_or_default();
     let whose = if quote.source == WORKSPACE { "the workspace's prices" } else { "published prices" };
     reasons.push(format!("costs {quote}{expectation} by {whose} of {}", quote.as_of));
     let reason = format!("{reason}, {quote}{expectation}");
