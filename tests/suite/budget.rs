@@ -16,8 +16,7 @@ use crate::world::{Finished, Signal, World};
 fn world(modal: &FakeModal, budget: &str, jobs: &str) -> World {
     let text =
         format!("version = 1\n[project]\nname = 'demo'\n[defaults]\ncpu = 1\n[budget]\n{budget}\n{jobs}");
-    let world = World::new().file("accel.toml", text);
-    modal.variables().into_iter().fold(world, |world, (name, value)| world.env(name, value))
+    World::new().file("accel.toml", text).envs(modal.variables())
 }
 
 /// accel is told that a core costs a dollar a second.

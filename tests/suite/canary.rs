@@ -85,15 +85,12 @@ fn world(modal: &FakeModal) -> World {
     for name in ["registry", "build", "job"] {
         modal.secret(name, &[("SOME_TOKEN", &format!("{CANARY}{name}"))]);
     }
-    let mut world = World::new()
+    World::new()
         .file("accel.toml", CONFIG)
         .file(".env", format!("DOT_TOKEN={CANARY}dotenv\n"))
         // Without it the file would travel as part of the tree, which every run would say.
-        .file(".gitignore", ".env\n");
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
+        .file(".gitignore", ".env\n")
+        .envs(modal.variables())
         .env("MODAL_TOKEN_SECRET", format!("{CANARY}the-account"))
         .env("HOST_TOKEN", format!("{CANARY}the-host"))
         .env("HTTPS_PROXY", format!("http://me:{CANARY}the-proxy@127.0.0.1:9"))

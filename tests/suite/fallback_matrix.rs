@@ -15,7 +15,7 @@ use accel::backend::local::{
 use accel::backend::modal::identity::Machine;
 use accel::backend::modal::limits::Limits;
 use accel::backend::modal::settings::Settings;
-use accel::backend::modal::{Access, Color, ModalBackend, ModalSettings};
+use accel::backend::modal::{Access, ModalBackend};
 use accel::backend::{Backend, BoxFuture, CancelSource, Failure};
 use accel::config::{LoadRequest, load};
 use accel::domain::{Cause, Place};
@@ -25,11 +25,12 @@ use accel::net::NetworkSettings;
 use accel::plan::Selection;
 use accel::plan::spec::{Plan, PlannedJob};
 use accel::process::{Ownership, Supervisor};
-use accel::store::{Database, Directories, Journal};
+use accel::store::Directories;
 use tonic::{Code, Status};
 
 use crate::fake_modal::{Death, FakeModal, Fate, Fault, Moment};
 use crate::modal_faults::QuickClock;
+use crate::modal_project::settings_of;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Policy {
@@ -211,32 +212,16 @@ impl Project {
             // Nobody listens there.
             variables.insert("MODAL_SERVER_URL".to_owned(), "http://127.0.0.1:1".to_owned());
         }
-        let directories = self.directories();
-        ModalBackend::new(ModalSettings {
-            access: Access {
-                settings: Settings::load(Path::new("none"), None, &variables),
-                config_path: "none".into(),
-                machine: Machine::default(),
-                network: NetworkSettings::default(),
-                clock: Arc::new(QuickClock::default()),
-                opening: None,
-                limits: Limits::default(),
-            },
-            target: self.plan.modal.clone(),
-            project: self.plan.project.clone(),
-            sync: self.plan.sync.clone(),
-            run: "run".to_owned(),
-            host_env: Vec::new(),
-            color: Color::Unsaid,
-            global_ignore: None,
-            journal: Journal::new(Database::new(directories.clone())),
-            directories,
-            reuse: accel::backend::modal::Reuse::Allowed,
-            common: accel::backend::modal::Common::default(),
-            terminal: None,
-            supervisor: Supervisor::new(Ownership::Shared),
-            purse: Default::default(),
-        })
+        let access = Access {
+            settings: Settings::load(Path::new("none"), None, &variables),
+            config_path: "none".into(),
+            machine: Machine::default(),
+            network: NetworkSettings::default(),
+            clock: Arc::new(QuickClock::default()),
+            opening: None,
+            limits: Limits::default(),
+        };
+        ModalBackend::new(settings_of(&self.plan, access, self.directories()))
     }
 
     fn run(&self, policy: Policy) -> Done {

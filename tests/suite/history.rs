@@ -90,8 +90,7 @@ fn a_run_on_modal_is_recorded_with_its_parts() {
 }
 
 fn modal_world(modal: &FakeModal) -> World {
-    let world = World::new().file("accel.toml", JOBS);
-    modal.variables().into_iter().fold(world, |world, (name, value)| world.env(name, value))
+    World::new().file("accel.toml", JOBS).envs(modal.variables())
 }
 
 #[test]

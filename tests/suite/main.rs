@@ -37,6 +37,8 @@ mod terminal;
 mod fake_modal;
 #[path = "../support/modal_project.rs"]
 mod modal_project;
+#[path = "../support/modal_world.rs"]
+mod modal_world;
 #[path = "../support/official_sdk.rs"]
 mod official_sdk;
 #[path = "../support/python.rs"]

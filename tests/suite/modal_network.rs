@@ -181,11 +181,7 @@ run = 'echo done'
 ";
 
 fn world(modal: &FakeModal) -> World {
-    let mut world = World::new().file("accel.toml", CONFIG);
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
+    World::new().file("accel.toml", CONFIG).envs(modal.variables())
 }
 
 #[test]

@@ -7,16 +7,8 @@ use tonic::Code;
 
 use crate::fake_modal::{FakeModal, Fault};
 use crate::modal_project::{Random, each_seed};
+use crate::modal_world::world;
 use crate::world::World;
-
-fn world(modal: &FakeModal, jobs: &str) -> World {
-    let config = format!("version = 1\n[project]\nname = 'demo'\n[defaults]\nroute = 'modal'\n{jobs}");
-    let mut world = World::new().file("accel.toml", config);
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
-}
 
 #[test]
 fn a_creation_whose_answer_is_lost_makes_one_sandbox() {

@@ -8,11 +8,7 @@ use crate::world::{Signal, World};
 /// A project whose one job runs on Modal.
 fn world(modal: &FakeModal, job: &str) -> World {
     let config = format!("version = 1\n\n[jobs.it]\nroute = 'modal'\nrun = 'true'\n{job}");
-    let mut world = World::new().file("accel.toml", config);
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
+    World::new().file("accel.toml", config).envs(modal.variables())
 }
 
 /// What the run says, and the cause that programs see.

@@ -6,18 +6,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 use crate::fake_modal::{Build, BuildEnd, FakeModal, Fate, Fault, Kind, Moment, Version};
+use crate::modal_world::world;
 use crate::world::{Finished, Signal, World};
 
 /// A project whose jobs all run on Modal.
-fn world(modal: &FakeModal, jobs: &str) -> World {
-    let config = format!("version = 1\n[project]\nname = 'demo'\n[defaults]\nroute = 'modal'\n{jobs}");
-    let mut world = World::new().file("accel.toml", config);
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
-}
-
 fn job(command: &str) -> String {
     format!("[jobs.it]\nrun = '''{command}'''\n")
 }

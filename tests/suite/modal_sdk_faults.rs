@@ -140,13 +140,9 @@ for gpu in ['A100', 'L4', 'T4', 'H100']:
     let printed = std::thread::scope(|scope| {
         let running = scope.spawn(|| program.run(&script));
         // Only the last one asks for its place again and again.
-        while modal.calls_of("SandboxCreate").len() < 4 && !running.is_finished() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        modal.wait_for_calls_of("SandboxCreate", 4, || running.is_finished());
         let asked = modal.calls_of("SandboxGetTaskId").len();
-        while modal.calls_of("SandboxGetTaskId").len() < asked + 2 && !running.is_finished() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        modal.wait_for_calls_of("SandboxGetTaskId", asked + 2, || running.is_finished());
         modal.alive().iter().for_each(|it| modal.kill(&it.id, Death::Terminated));
         running.join().unwrap()
     });

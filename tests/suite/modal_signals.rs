@@ -44,11 +44,7 @@ const LATENCY: Duration = Duration::from_millis(15);
 const SLOW_CREATION: Duration = Duration::from_millis(600);
 
 fn world(modal: &FakeModal) -> World {
-    let mut world = World::new().file("accel.toml", CONFIG).file("data", "text\n");
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
+    World::new().file("accel.toml", CONFIG).file("data", "text\n").envs(modal.variables())
 }
 
 fn unsettled(world: &World) -> Vec<Entry> {

@@ -30,11 +30,7 @@ env = { FROM_IMAGE = "yes" }
 "#;
 
 fn world(modal: &FakeModal) -> World {
-    let mut world = World::new().file("accel.toml", JOBS).file("tree.txt", "from the tree\n");
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
+    World::new().file("accel.toml", JOBS).file("tree.txt", "from the tree\n").envs(modal.variables())
 }
 
 const PLACES: [&str; 2] = ["local", "modal"];

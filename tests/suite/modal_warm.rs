@@ -7,22 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::Code;
 
 use crate::fake_modal::{AfterDeath, Death, FakeModal, Fault};
 use crate::modal_project::each_seed;
+use crate::modal_world::world;
 use crate::world::{Finished, Signal, World};
-
-fn world(modal: &FakeModal, jobs: &str) -> World {
-    let config = format!("version = 1\n[project]\nname = 'demo'\n[defaults]\nroute = 'modal'\n{jobs}");
-    let mut world = World::new().file("accel.toml", config);
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
-}
 
 /// A job whose sandbox is kept.
 fn warm(modal: &FakeModal, command: &str) -> World {
@@ -358,11 +350,7 @@ fn nothing_outlives_its_idle_time_whatever_accel_died_of() {
     let mut running = world.accel(["run", "it"]).spawn();
     running.wait_for_stdout("ready\n").signal(Signal::KILL);
     running.finish();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !modal.alive().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", modal.alive());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    modal.wait_for_ends(Duration::from_secs(60));
     modal.state().second = Duration::from_secs(1);
     fs::remove_file(world.path("wait")).unwrap();
     run(&world).code(0);

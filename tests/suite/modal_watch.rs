@@ -15,11 +15,7 @@ const WAITS: &str = "waiting for changes";
 
 fn world(modal: &FakeModal, job: &str) -> World {
     let config = format!("version = 1\n[project]\nname = 'demo'\n[jobs.it]\nrun = '''{LOOK}'''\n{job}");
-    let mut world = World::new().file("accel.toml", config).file("data", "1\n");
-    for (name, value) in modal.variables() {
-        world = world.env(name, value);
-    }
-    world
+    World::new().file("accel.toml", config).file("data", "1\n").envs(modal.variables())
 }
 
 struct Loop {

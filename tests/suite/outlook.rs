@@ -27,8 +27,7 @@ needs = ['here', 'far']
 ";
 
 fn world(modal: &FakeModal) -> World {
-    let world = World::new().file("accel.toml", JOBS);
-    modal.variables().into_iter().fold(world, |world, (name, value)| world.env(name, value))
+    World::new().file("accel.toml", JOBS).envs(modal.variables())
 }
 
 fn decisions(world: &World, jobs: &[&str]) -> serde_json::Value {

@@ -9,8 +9,7 @@ use crate::world::World;
 const EXAMPLE: &str = include_str!("../../examples/routing/accel.toml");
 
 fn modal_world(modal: &FakeModal, toml: &str) -> World {
-    let world = World::new().file("accel.toml", toml);
-    modal.variables().into_iter().fold(world, |world, (name, value)| world.env(name, value))
+    World::new().file("accel.toml", toml).envs(modal.variables())
 }
 
 fn explained(world: &World, job: &str, variables: &[(&str, &str)]) -> serde_json::Value {

@@ -73,32 +73,16 @@ impl Project {
     fn settings(&self, plan: &accel::plan::spec::Plan) -> ModalSettings {
         let variables: BTreeMap<String, String> =
             self.modal.variables().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let directories = self.directories();
-        ModalSettings {
-            access: Access {
-                settings: Settings::load(Path::new("none"), None, &variables),
-                config_path: "none".into(),
-                machine: Machine::default(),
-                network: self.network.clone(),
-                clock: Arc::clone(&self.clock),
-                opening: None,
-                limits: self.limits,
-            },
-            target: plan.modal.clone(),
-            project: plan.project.clone(),
-            sync: plan.sync.clone(),
-            run: "run".to_owned(),
-            host_env: Vec::new(),
-            color: Color::Unsaid,
-            global_ignore: None,
-            journal: Journal::new(Database::new(directories.clone())),
-            directories,
-            reuse: accel::backend::modal::Reuse::Allowed,
-            common: accel::backend::modal::Common::default(),
-            terminal: None,
-            supervisor: Supervisor::new(Ownership::Shared),
-            purse: Default::default(),
-        }
+        let access = Access {
+            settings: Settings::load(Path::new("none"), None, &variables),
+            config_path: "none".into(),
+            machine: Machine::default(),
+            network: self.network.clone(),
+            clock: Arc::clone(&self.clock),
+            opening: None,
+            limits: self.limits,
+        };
+        settings_of(plan, access, self.directories())
     }
 
     pub fn run(&self, job: &str) -> Done {
@@ -206,4 +190,29 @@ pub fn each_seed(count: &str, single: &str, usual: u64, at_once: usize, check: i
 /// One for each core.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What a backend gets in tests, whatever leads it to its Modal.
+pub fn settings_of(
+    plan: &accel::plan::spec::Plan,
+    access: Access,
+    directories: Directories,
+) -> ModalSettings {
+    ModalSettings {
+        access,
+        target: plan.modal.clone(),
+        project: plan.project.clone(),
+        sync: plan.sync.clone(),
+        run: "run".to_owned(),
+        host_env: Vec::new(),
+        color: Color::Unsaid,
+        global_ignore: None,
+        journal: Journal::new(Database::new(directories.clone())),
+        directories,
+        reuse: accel::backend::modal::Reuse::Allowed,
+        common: accel::backend::modal::Common::default(),
+        terminal: None,
+        supervisor: Supervisor::new(Ownership::Shared),
+        purse: Default::default(),
+    }
 }

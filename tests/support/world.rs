@@ -140,6 +140,14 @@ impl World {
         self
     }
 
+    /// Several at once, such as those that lead to the tests' Modal.
+    pub fn envs(
+        self,
+        variables: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    ) -> Self {
+        variables.into_iter().fold(self, |world, (name, value)| world.env(name, value))
+    }
+
     /// What [`env`](Self::env) was given.
     pub fn variables(&self) -> &[(OsString, OsString)] {
         &self.env

@@ -6,6 +6,7 @@ mod exit_codes;
 mod failures;
 mod fallbacks;
 mod races;
+mod random;
 mod random_graphs;
 mod random_races;
 mod retries;

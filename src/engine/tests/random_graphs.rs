@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use super::random::{Cancels, Fate, cancel_level, raise};
 use super::world::{Seen, World, falls_back, job, seconds};
-use crate::backend::CancelLevel;
-use crate::backend::StopReason;
-use crate::backend::fake::{Act, Manners, Phase, Script};
-use crate::domain::{Cause, Exit, Place};
+use crate::backend::fake::{Manners, Phase, Script};
+use crate::domain::{Cause, Place};
 use crate::engine::Parallel;
 use crate::event::Verdict;
 use crate::plan::spec::PlannedJob;
@@ -25,34 +24,17 @@ struct Node {
     falls_back: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    Pass,
-    Fail,
-    RefuseOpen,
-    BreakWhileRunning,
-    LoseOutputs,
-    FailToClose,
-}
-
 #[derive(Debug, Clone)]
 struct Run {
     nodes: Vec<Node>,
     limit: usize,
     keep_going: bool,
-    cancels: Vec<(u64, CancelLevel)>,
+    cancels: Cancels,
     place: Place,
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    let fate = prop_oneof![
-        12 => Just(Fate::Pass),
-        1 => Just(Fate::Fail),
-        1 => Just(Fate::RefuseOpen),
-        1 => Just(Fate::BreakWhileRunning),
-        1 => Just(Fate::LoseOutputs),
-        1 => Just(Fate::FailToClose),
-    ];
+    let fate = Fate::any(12, 1);
     let manners = prop_oneof![
         (0..20_u64).prop_map(|after| Manners::Obeys { after: seconds(after) }),
         Just(Manners::Stubborn),
@@ -74,12 +56,7 @@ fn node() -> impl Strategy<Value = Node> {
 }
 
 fn run() -> impl Strategy<Value = Run> {
-    let level = prop_oneof![
-        Just(CancelLevel::Drain),
-        Just(CancelLevel::Stop(StopReason::Interrupt)),
-        Just(CancelLevel::Kill),
-    ];
-    let cancels = prop_oneof![Just(Vec::new()), prop::collection::vec((0..100_u64, level), 1..4),];
+    let cancels = prop_oneof![Just(Vec::new()), prop::collection::vec((0..100_u64, cancel_level()), 1..4),];
     let place = prop_oneof![Just(Place::Local), Just(Place::Modal)];
     (prop::collection::vec(node(), 1..200), 1..9_usize, any::<bool>(), cancels, place).prop_map(
         |(nodes, limit, keep_going, cancels, place)| Run { nodes, limit, keep_going, cancels, place },
@@ -105,14 +82,7 @@ fn planned(index: usize, node: &Node) -> PlannedJob {
 
 fn script(node: &Node) -> Script {
     let mut script = Script { manners: node.manners, ..Script::takes(seconds(node.takes)) };
-    match node.fate {
-        Fate::Pass => {}
-        Fate::Fail => script.exit = Exit::Code(1),
-        Fate::RefuseOpen => script.open = Act::fails(Cause::Infra),
-        Fate::BreakWhileRunning => script.execute.failure = Act::fails(Cause::Infra).failure,
-        Fate::LoseOutputs => script.collect = Act::fails(Cause::Infra),
-        Fate::FailToClose => script.close = Act::fails(Cause::Infra),
-    }
+    node.fate.befall(&mut script);
     script
 }
 
@@ -127,14 +97,7 @@ async fn play(run: &Run) -> (Vec<PlannedJob>, Seen) {
         world = world.keep_going();
     }
     let cancels = run.cancels.clone();
-    let seen = world
-        .run_while(|cancel| async move {
-            for (after, level) in cancels {
-                tokio::time::sleep(seconds(after)).await;
-                cancel.raise(level);
-            }
-        })
-        .await;
+    let seen = world.run_while(|cancel| raise(cancel, cancels)).await;
     (jobs, seen)
 }
 

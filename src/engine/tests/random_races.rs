@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::random::{Cancels, Fate, cancel_level, raise};
 use super::random_graphs::limits_held;
 use super::world::{Seen, World, falls_back, job, seconds};
+use crate::backend::OutputMode;
 use crate::backend::fake::{Act, Entry, Manners, Phase, Script};
-use crate::backend::{CancelLevel, OutputMode, StopReason};
-use crate::domain::{Cause, Exit, JobId, Place, Stream};
+use crate::domain::{Cause, JobId, Place, Stream};
 use crate::engine::Parallel;
 use crate::event::{Event, SideEnd, Verdict};
 use crate::plan::spec::PlannedJob;
@@ -24,16 +25,6 @@ struct Side {
     closes: u64,
     fate: Fate,
     manners: Manners,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    Pass,
-    Fail,
-    RefuseOpen,
-    BreakWhileRunning,
-    LoseOutputs,
-    FailToClose,
 }
 
 #[derive(Debug, Clone)]
@@ -52,18 +43,11 @@ struct Run {
     jobs: Vec<Racing>,
     after: u64,
     limit: usize,
-    cancels: Vec<(u64, CancelLevel)>,
+    cancels: Cancels,
 }
 
 fn side() -> impl Strategy<Value = Side> {
-    let fate = prop_oneof![
-        6 => Just(Fate::Pass),
-        2 => Just(Fate::Fail),
-        1 => Just(Fate::RefuseOpen),
-        1 => Just(Fate::BreakWhileRunning),
-        1 => Just(Fate::LoseOutputs),
-        1 => Just(Fate::FailToClose),
-    ];
+    let fate = Fate::any(6, 2);
     let manners = prop_oneof![
         4 => (0..6_u64).prop_map(|after| Manners::Obeys { after: seconds(after) }),
         1 => Just(Manners::Stubborn),
@@ -97,12 +81,8 @@ fn racing() -> impl Strategy<Value = Racing> {
 }
 
 fn run() -> impl Strategy<Value = Run> {
-    let level = prop_oneof![
-        Just(CancelLevel::Drain),
-        Just(CancelLevel::Stop(StopReason::Interrupt)),
-        Just(CancelLevel::Kill),
-    ];
-    let cancels = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec((0..15_u64, level), 1..4)];
+    let cancels =
+        prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec((0..15_u64, cancel_level()), 1..4)];
     (prop::collection::vec(racing(), 1..6), 0..10_u64, 1..4_usize, cancels)
         .prop_map(|(jobs, after, limit, cancels)| Run { jobs, after, limit, cancels })
 }
@@ -129,15 +109,7 @@ fn script(place: Place, side: &Side) -> Script {
     for piece in 0..PIECES {
         script = script.writes(Stream::Stdout, format!("{place} {piece}\n"));
     }
-    let failure = Act::fails(Cause::Infra).failure;
-    match side.fate {
-        Fate::Pass => {}
-        Fate::Fail => script.exit = Exit::Code(1),
-        Fate::RefuseOpen => script.open.failure = failure,
-        Fate::BreakWhileRunning => script.execute.failure = failure,
-        Fate::LoseOutputs => script.collect.failure = failure,
-        Fate::FailToClose => script.close.failure = failure,
-    }
+    side.fate.befall(&mut script);
     script
 }
 
@@ -157,14 +129,7 @@ async fn play(run: &Run) -> (Vec<PlannedJob>, Seen) {
     }
     world.options.parallel = Parallel::jobs(run.limit.try_into().unwrap());
     let cancels = run.cancels.clone();
-    let seen = world
-        .run_while(|cancel| async move {
-            for (after, level) in cancels {
-                tokio::time::sleep(seconds(after)).await;
-                cancel.raise(level);
-            }
-        })
-        .await;
+    let seen = world.run_while(|cancel| raise(cancel, cancels)).await;
     (jobs, seen)
 }
 

@@ -198,23 +198,31 @@ impl FakeModal {
 
     /// Waits until this many calls have arrived, or the client is gone as `over` says.
     pub fn wait_for_calls(&self, count: usize, over: impl Fn() -> bool) {
-        while self.state().calls.len() < count && !over() {
-            std::thread::sleep(POLL);
-        }
+        self.wait_until(|| self.state().calls.len() >= count || over());
     }
 
     /// The same for the calls of one method.
     pub fn wait_for_calls_of(&self, method: &str, count: usize, over: impl Fn() -> bool) {
-        while self.calls_of(method).len() < count && !over() {
-            std::thread::sleep(POLL);
-        }
+        self.wait_until(|| self.calls_of(method).len() >= count || over());
     }
 
     /// Waits until no create call is under way that may still make a sandbox.
     pub fn wait_for_creations(&self) {
-        while self.state().creating > 0 {
+        self.wait_until(|| self.state().creating == 0);
+    }
+
+    /// Waits for what only a look at this server tells.
+    pub fn wait_until(&self, holds: impl Fn() -> bool) {
+        while !holds() {
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Waits until every sandbox has ended; one that does not fails the test.
+    pub fn wait_for_ends(&self, limit: Duration) {
+        let end = std::time::Instant::now() + limit;
+        self.wait_until(|| self.alive().is_empty() || std::time::Instant::now() > end);
+        assert!(self.alive().is_empty(), "{:?}", self.alive());
     }
 
     /// Drops what was noted, for tests that look at a second run alone.
