@@ -35,6 +35,8 @@ pub enum StopReason {
     /// The reader of accel's standard output went away (`| head`), for which a program that writes by itself
     /// gets SIGPIPE.
     Unread,
+    /// The key that ends a watch.
+    Quit,
     /// A newer run takes the place of this one: the signal that the job wants for that.
     Superseded(StopSignal),
 }
@@ -46,7 +48,7 @@ impl StopReason {
             Self::Hangup => 1,
             Self::Interrupt => 2,
             Self::Unread => 13,
-            Self::Terminate => 15,
+            Self::Terminate | Self::Quit => 15,
             Self::Superseded(signal) => number(signal),
         }
     }
@@ -55,7 +57,7 @@ impl StopReason {
         match self {
             Self::Hangup => "SIGHUP",
             Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
+            Self::Terminate | Self::Quit => "SIGTERM",
             Self::Unread => "SIGPIPE",
             Self::Superseded(signal) => signal.name(),
         }
@@ -65,7 +67,7 @@ impl StopReason {
     #[must_use]
     pub fn request(self) -> Self {
         match self {
-            Self::Unread => Self::Terminate,
+            Self::Unread | Self::Quit => Self::Terminate,
             reason => reason,
         }
     }

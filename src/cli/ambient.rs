@@ -33,6 +33,7 @@ pub struct Ambient {
     pub folder: io::Result<PathBuf>,
     pub stdout_is_terminal: bool,
     pub stderr_is_terminal: bool,
+    /// At the start.
     terminal_width: Option<usize>,
 }
 
@@ -73,12 +74,22 @@ impl Ambient {
 
     /// Columns that diagnostics may use.
     pub fn width(&self) -> usize {
-        self.wished_width().or(self.terminal_width).unwrap_or(DEFAULT_WIDTH).max(MINIMUM_WIDTH)
+        self.wished_width().or_else(|| self.width_now()).unwrap_or(DEFAULT_WIDTH).max(MINIMUM_WIDTH)
+    }
+
+    /// Columns that a line has before the terminal breaks it, at this moment.
+    pub fn columns(&self) -> usize {
+        self.width_now().or_else(|| self.wished_width()).unwrap_or(DEFAULT_WIDTH)
+    }
+
+    /// Terminals get other sizes while accel runs.
+    fn width_now(&self) -> Option<usize> {
+        self.terminal_width.map(|at_start| terminal_width().unwrap_or(at_start))
     }
 
     /// Columns that lists on stdout may use; a pipe takes lines of any length.
     pub fn list_width(&self) -> Option<usize> {
-        let width = self.wished_width().or(self.terminal_width.filter(|_| self.stdout_is_terminal))?;
+        let width = self.wished_width().or(self.width_now().filter(|_| self.stdout_is_terminal))?;
         Some(width.max(MINIMUM_WIDTH))
     }
 

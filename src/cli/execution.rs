@@ -36,7 +36,7 @@ use super::printer::{Format, Printer, Verbosity};
 use super::routing::{self, Quotes};
 use super::runtime::Underway;
 use super::secrets;
-use super::signals::{IgnoredSignals, Signals};
+use super::signals::{Display, IgnoredSignals, Signals};
 
 /// What the command line says about how to run.
 #[derive(Debug, Clone, Copy)]
@@ -245,9 +245,10 @@ pub fn watched<T>(
         let (emitter, shown) = show(context, &mut beside, &source)?;
         let signals = Signals::listen(IgnoredSignals::of_this_process()).map_err(cannot_start)?;
         let keyboard = Keyboard::none();
+        let display = Display { keyboard: &keyboard, on_change: &|_| {} };
         let done = tokio::select! {
             done = work(emitter, &source) => done,
-            never = signals.raise(&source, supervisor, &keyboard, &beside.left_behind) => never,
+            never = signals.raise(&source, supervisor, display, &beside.left_behind) => never,
         };
         Ok::<_, CommandError>((done, shown))
     });

@@ -19,6 +19,22 @@ pub struct Signals {
     hangup: Option<Signal>,
     /// Ctrl-Z.
     suspend: Option<Signal>,
+    /// The terminal has another size.
+    resize: Option<Signal>,
+}
+
+/// What accel has on the terminal while it waits.
+pub struct Display<'a> {
+    pub keyboard: &'a Keyboard,
+    pub on_change: &'a dyn Fn(Change),
+}
+
+/// What made that out of date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Resized,
+    /// accel was paused: others have written to the terminal, and the cursor is at the left.
+    Continued,
 }
 
 impl Signals {
@@ -32,19 +48,21 @@ impl Signals {
             terminate: take(SignalKind::terminate())?,
             hangup: take(SignalKind::hangup())?,
             suspend: take(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw()))?,
+            resize: take(SignalKind::window_change())?,
         })
     }
 
     /// Raises the level with every signal that asks to end; ends the process at the third. One that asks to
-    /// pause stops what `supervisor` started and accel itself, until accel is continued; `keyboard` is released
+    /// pause stops what `supervisor` started and accel itself, until accel is continued; the keyboard is released
     /// for that time. `left` says what outlives accel when it leaves at once, a sentence each.
     pub async fn raise(
         mut self,
         source: &CancelSource,
         supervisor: &Supervisor,
-        keyboard: &Keyboard,
+        display: Display<'_>,
         left: impl Fn() -> Vec<String>,
     ) -> ! {
+        let Display { keyboard, on_change } = display;
         let cancel = source.watch();
         let pause = || {
             let listened = keyboard.release();
@@ -52,12 +70,14 @@ impl Signals {
             if listened == Listening::Yes {
                 keyboard.listen();
             }
+            on_change(Change::Continued);
         };
-        let first = self.next(pause).await;
+        let resized = || on_change(Change::Resized);
+        let first = self.next(pause, resized).await;
         source.raise(CancelLevel::Stop(first));
-        self.next(pause).await;
+        self.next(pause, resized).await;
         source.raise(CancelLevel::Kill);
-        let last = self.next(pause).await;
+        let last = self.next(pause, resized).await;
         supervisor.take_terminal_back();
         keyboard.release();
         let leaving = "leaving at once; commands that still run are left to themselves".to_owned();
@@ -67,13 +87,14 @@ impl Signals {
         std::process::exit(i32::from(exit_code::of_signal(last.signal())));
     }
 
-    async fn next(&mut self, pause: impl Fn()) -> StopReason {
+    async fn next(&mut self, pause: impl Fn(), resized: impl Fn()) -> StopReason {
         loop {
             tokio::select! {
                 () = received(&mut self.interrupt) => return StopReason::Interrupt,
                 () = received(&mut self.terminate) => return StopReason::Terminate,
                 () = received(&mut self.hangup) => return StopReason::Hangup,
                 () = received(&mut self.suspend) => pause(),
+                () = received(&mut self.resize) => resized(),
             }
         }
     }

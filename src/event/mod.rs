@@ -155,7 +155,7 @@ pub enum Event {
         #[schemars(with = "u64")]
         delay: Duration,
     },
-    /// The cancel level rose (it never falls). `by` is a signal, or [`SUPERSEDED`].
+    /// The cancel level rose (it never falls). `by` is a signal, the key `q` of a watch, or [`SUPERSEDED`].
     CancelRaised {
         level: String,
         by: String,

@@ -141,6 +141,16 @@ pub struct Routing {
     pub rules: Vec<RoutingRule>,
 }
 
+impl Routing {
+    /// Where the job runs whatever the facts are; `None` where they decide.
+    pub fn certain_place(&self) -> Option<Place> {
+        match self.rules.first().filter(|rule| rule.when.is_empty())?.to {
+            RuleTarget::Place(place) => Some(place),
+            _ => None,
+        }
+    }
+}
+
 /// All conditions hold → `to`. A rule without conditions always applies.
 #[derive(Debug, Clone)]
 pub struct RoutingRule {

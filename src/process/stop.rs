@@ -28,7 +28,7 @@ pub(super) fn rise(stage: Stage, level: CancelLevel, kill_at: Instant) -> (Stage
 fn polite_signal(reason: StopReason) -> Signal {
     match reason {
         StopReason::Interrupt => Signal::INT,
-        StopReason::Terminate | StopReason::Unread => Signal::TERM,
+        StopReason::Terminate | StopReason::Unread | StopReason::Quit => Signal::TERM,
         StopReason::Hangup => Signal::HUP,
         StopReason::Superseded(_) => Signal::from_named_raw(reason.signal()).unwrap_or(Signal::TERM),
     }

@@ -106,6 +106,22 @@ impl Agenda {
         self.wanted.extend(jobs.iter().cloned());
     }
 
+    /// Asks for jobs as somebody who waits for them: one that is running begins anew where a change would have it
+    /// begin anew, else it runs once more afterwards, also where changes are ignored.
+    pub fn ask(&mut self, jobs: &Jobs) -> Reaction {
+        self.want(jobs);
+        let Some(running) = &mut self.running else { return Reaction::Wait };
+        let restarts = |job: &JobId| {
+            let on_busy = self.graph.jobs.get(job).map(|node| node.on_busy);
+            running.jobs.contains(job) && on_busy == Some(OnBusy::Restart)
+        };
+        if jobs.iter().any(restarts) && !running.stopped {
+            running.stopped = true;
+            return Reaction::Stop;
+        }
+        Reaction::Wait
+    }
+
     /// What these jobs follow has changed.
     pub fn changed(&mut self, affected: &Jobs) -> Reaction {
         let outdated = self.graph.with_dependants(affected);
@@ -126,6 +142,10 @@ impl Agenda {
             return Reaction::Stop;
         }
         Reaction::Wait
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// The jobs to run now; `None` while a run is going or nothing is wanted.
@@ -222,6 +242,18 @@ mod tests {
         assert_eq!(ignore.start(), None);
         ignore.changed(&jobs("lint"));
         assert_eq!(ignore.start(), Some(jobs("lint")));
+    }
+
+    #[test]
+    fn whoever_asks_for_a_job_that_runs_gets_it_anew_and_never_nothing() {
+        for on_busy in [OnBusy::Restart, OnBusy::Queue, OnBusy::Ignore] {
+            let mut agenda = agenda(on_busy);
+            let expected = if on_busy == OnBusy::Restart { Reaction::Stop } else { Reaction::Wait };
+            assert_eq!(agenda.ask(&jobs("lint")), expected);
+            assert_eq!(agenda.ask(&jobs("lint")), Reaction::Wait, "once");
+            agenda.ended(&jobs("lint build test e2e"));
+            assert_eq!(agenda.start(), Some(jobs("lint")));
+        }
     }
 
     #[test]

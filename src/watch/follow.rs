@@ -104,6 +104,8 @@ pub enum News {
     },
     Away,
     Back,
+    /// What was asked for runs when the current run is over.
+    Queued,
 }
 
 /// Whoever runs jobs, reads the configuration and talks to the user.
@@ -113,8 +115,8 @@ pub trait Work {
     fn tell(&self, news: News);
     /// The next wish; never, where nobody can have one. Dropped and asked again at any time.
     fn command(&self) -> impl Future<Output = Command>;
-    /// The run after this goes elsewhere.
-    fn switch_place(&self);
+    /// The runs after this one go elsewhere; the same jobs, followed as before.
+    fn switch_place(&self) -> Option<Arc<Plan>>;
 }
 
 /// A run that goes on, and what stops it.
@@ -158,22 +160,13 @@ pub async fn follow(
                 current = None;
                 state.agenda.ended(&ended.passed);
             }
-            command = work.command(), if !quitting => match command {
-                Command::Again => state.ask(state.last.clone()),
-                Command::All => state.ask(state.graph.all()),
-                Command::Move => {
-                    work.switch_place();
-                    state.ask(state.last.clone());
-                    // The current run goes on where it is.
-                    let _ = state.reload(work);
+            command = work.command() => {
+                let level = state.obey(command, quitting, work);
+                quitting |= command == Command::Quit;
+                if let (Some(level), Some((_, source))) = (level, &current) {
+                    source.raise(level);
                 }
-                Command::Quit => {
-                    quitting = true;
-                    if let Some((_, source)) = &current {
-                        source.raise(CancelLevel::Stop(StopReason::Terminate));
-                    }
-                }
-            },
+            }
             happening = state.source.next(), if !quitting => state.happened(happening, work),
             () = until(due), if !quitting && due.is_some() => {
                 if state.settled(work) == Reaction::Stop && let Some((_, source)) = &current {
@@ -433,11 +426,36 @@ impl Follow {
         }
     }
 
-    fn ask(&mut self, jobs: BTreeSet<JobId>) {
+    /// What that means for a run that goes on.
+    fn obey(&mut self, command: Command, quitting: bool, work: &impl Work) -> Option<CancelLevel> {
+        match command {
+            Command::Quit if quitting => return Some(CancelLevel::Kill),
+            Command::Quit => return Some(CancelLevel::Stop(StopReason::Quit)),
+            _ if quitting => return None,
+            Command::Move => {
+                let plan = work.switch_place()?;
+                self.following.plan = plan;
+                self.asked_for();
+                // The current run goes on where it is.
+                self.agenda.want(&self.last);
+                return None;
+            }
+            Command::Again => {}
+            Command::All => self.last = self.graph.all(),
+        }
+        self.asked_for();
+        match self.agenda.ask(&self.last) {
+            Reaction::Stop => return Some(self.stop_level()),
+            Reaction::Wait if self.agenda.is_running() => work.tell(News::Queued),
+            Reaction::Wait => {}
+        }
+        None
+    }
+
+    fn asked_for(&mut self) {
         if self.trigger.cause == Cause::Start {
             self.trigger.cause = Cause::Key;
         }
-        self.agenda.want(&jobs);
     }
 
     /// What to run now. A burst that is going on is waited for: the run would be outdated at once.

@@ -73,4 +73,5 @@ mod tree_hash;
 mod tree_scan;
 mod tree_unpack;
 mod watch;
+mod watch_terminal;
 mod watch_torture;

@@ -196,12 +196,22 @@ fn a_key_moves_the_loop_between_modal_and_this_machine() {
     let folder = folder.env("XDG_STATE_HOME", state);
     let mut terminal = Terminal::start_in(folder, &["accel", "watch", "it"]);
     terminal.shows("saw-1 in here.").shows("m move");
-    terminal.types("m").shows("it → modal").shows("saw-1 in sb-").shows("m move");
+    terminal
+        .types("m")
+        .shows("the next runs go to Modal")
+        .shows("it → modal: key m")
+        .shows("saw-1 in sb-")
+        .shows("m move");
     let kept = ids(&modal);
     assert_eq!(kept.len(), 1);
     terminal.world.write("data", "2\n");
     terminal.shows("saw-2 in sb-").shows("m move");
-    terminal.types("m").shows("it → local").shows("saw-2 in here.").shows("m move");
+    terminal
+        .types("m")
+        .shows("the next runs stay on this machine")
+        .shows("it → local")
+        .shows("saw-2 in here.")
+        .shows("m move");
     terminal.world.write("data", "3\n");
     terminal.shows("saw-3 in here.").shows("m move");
     terminal.types("m").shows("it → modal").shows("saw-3 in sb-").shows("m move");

@@ -97,11 +97,20 @@ impl Terminal {
     /// Waits until `text` has appeared since the last wait.
     #[track_caller]
     pub fn shows(&mut self, text: &str) -> &mut Self {
+        self.shown_before(text);
+        self
+    }
+
+    /// The same; returns what was shown before it.
+    #[track_caller]
+    pub fn shown_before(&mut self, text: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return self;
+                let rest = self.seen.split_off(at + text.len());
+                let mut before = std::mem::replace(&mut self.seen, rest);
+                before.truncate(at);
+                return before;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.pieces.recv_timeout(left) {

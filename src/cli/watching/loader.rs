@@ -48,6 +48,16 @@ struct State {
     told: Option<String>,
 }
 
+impl State {
+    /// Whether this was not what was told last; it is now.
+    fn is_news(&mut self, error: &CommandError) -> bool {
+        let text = Some(format!("{error:?}"));
+        let news = self.told != text;
+        self.told = text;
+        news
+    }
+}
+
 /// Everything that [`Rules`] are made of.
 #[derive(Debug, Clone, PartialEq)]
 struct Paths {
@@ -83,9 +93,33 @@ impl<'a> Loader<'a> {
         Ok((loaded.following, rules))
     }
 
-    /// Every following run goes there.
-    pub fn send_to(&self, place: Place) {
-        self.selection.borrow_mut().on = Some(by_flag("--on", Route::To(place)));
+    /// Where every run goes, if that was asked for.
+    pub fn sent_to(&self) -> Option<Place> {
+        match self.selection.borrow().on.as_ref()?.value {
+            Route::To(place) => Some(place),
+            _ => None,
+        }
+    }
+
+    /// Every following run goes there: the plan for that. `None` while the configuration is broken, which it says;
+    /// then everything stays as it is.
+    pub fn send_to(&self, place: Place) -> Option<Arc<Plan>> {
+        let on = self.selection.borrow_mut().on.replace(by_flag("key m", Route::To(place)));
+        let loaded = Project::open(self.context).and_then(|project| self.load(&project));
+        match loaded {
+            Ok(loaded) => {
+                self.state.borrow_mut().jobs = loaded.jobs;
+                Some(loaded.following.plan)
+            }
+            Err(error) => {
+                self.selection.borrow_mut().on = on;
+                if self.state.borrow_mut().is_news(&error) {
+                    error.print(&self.context.printer);
+                }
+                self.context.printer.say("the configuration has errors: the next runs stay where they are\n");
+                None
+            }
+        }
     }
 
     /// The configuration as it is now; says what changed, or what is wrong with it. `before_saying` makes room.
@@ -99,12 +133,10 @@ impl<'a> Loader<'a> {
         let (loaded, rules) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                let text = format!("{error:?}");
-                if state.told.as_ref() != Some(&text) {
+                if state.is_news(&error) {
                     before_saying();
                     error.print(&self.context.printer);
                     self.context.printer.say("the last good configuration stays in use\n");
-                    state.told = Some(text);
                 }
                 return Reloaded::Broken(files_of_error(&error));
             }
@@ -269,14 +301,14 @@ fn files_of_error(error: &CommandError) -> BTreeSet<PathBuf> {
 }
 
 /// Best effort: a desktop that cannot be reached shows nothing.
-pub async fn notify_desktop(execution: &Execution<'_>, text: &str) {
+pub async fn notify_desktop(execution: &Execution<'_>, title: &str, text: &str) {
     let variables = &execution.context.ambient.variables;
     let path = variables.get("PATH").unwrap_or_default();
     let Ok(program) = find_program("notify-send".as_ref(), path, execution.folder) else { return };
     let launch = Launch {
         program,
         name: OsString::from("notify-send"),
-        args: vec![OsString::from("accel"), OsString::from(text)],
+        args: vec!["--app-name=accel".into(), "--".into(), title.into(), text.into()],
         cwd: execution.folder.to_owned(),
         env: variables.0.clone(),
         input: Input::Null,

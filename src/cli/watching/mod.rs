@@ -3,21 +3,23 @@
 //! Each run has its own sinks, so that secrets and layout are those of its plan; what is said between runs is said
 //! here. On a terminal one line stays at the bottom while nothing runs: verdict, duration, place, trigger, keys.
 
+mod line;
 mod loader;
 mod words;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::modal::Common;
 use crate::backend::{CancelLevel, CancelSource};
 use crate::base::exit_code;
-use crate::domain::Place;
+use crate::domain::{JobId, Place};
 use crate::engine;
 use crate::event::{Event, STREAM_VERSION, Stamped, WatchCause, now_ms};
-use crate::plan::spec::{Plan, WatchNotify};
+use crate::plan::spec::{Plan, PlannedJob, WatchNotify};
 use crate::plan::warm::Habit;
 use crate::process::{Ownership, Supervisor};
 use crate::sink::{JsonSink, Sink as _};
@@ -32,14 +34,13 @@ use super::context::Context;
 use super::error::CommandError;
 use super::execution::{self, Execution, LeftBehind, Wishes};
 use super::keyboard::Keyboard;
-use super::printer::{Format, Verbosity, write_stderr};
+use super::printer::{Format, write_stderr};
 use super::runtime;
-use super::signals::{IgnoredSignals, Signals};
+use super::signals::{Display, IgnoredSignals, Signals};
+use line::Line;
 use loader::Loader;
-use words::{Keys, Verdict};
+use words::{Keys, Status};
 
-/// Erases the line that the cursor is in.
-const ERASE_LINE: &str = "\r\x1b[2K";
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J\x1b[3J";
 const BELL: &str = "\x07";
 
@@ -84,16 +85,17 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
             loader,
             plan: RefCell::new(Arc::clone(&following.plan)),
             verdict: Cell::new(None),
-            place: Cell::new(None),
-            drawn: Cell::new(Drawn::Nothing),
+            places: RefCell::default(),
+            line: Line::new(context, if keyboard.is_there() { Keys::Shown } else { Keys::None }),
             left_behind: RefCell::new(Box::new(Vec::new)),
         };
         let left = || watcher.left_behind.borrow()();
+        let display = Display { keyboard: &keyboard, on_change: &|change| watcher.line.changed(change) };
         tokio::select! {
             () = watch::follow(&watcher, following, rules, polling, quit.watch()) => {}
-            never = signals.raise(&quit, &supervisor, &keyboard, left) => never,
+            never = signals.raise(&quit, &supervisor, display, left) => never,
         }
-        watcher.erase();
+        watcher.line.give_way();
         Ok(match quit.level() {
             CancelLevel::Run | CancelLevel::Drain => 0,
             CancelLevel::Stop(reason) => exit_code::of_signal(reason.signal()),
@@ -123,19 +125,11 @@ struct Watcher<'a> {
     plan: RefCell<Arc<Plan>>,
     /// Exit code of the run before.
     verdict: Cell<Option<u8>>,
-    /// Where the run before took place.
-    place: Cell<Option<Place>>,
-    drawn: Cell<Drawn>,
+    /// Where each job ran last.
+    places: RefCell<BTreeMap<JobId, Place>>,
+    line: Line<'a>,
     /// Of the last run.
     left_behind: RefCell<LeftBehind>,
-}
-
-/// What stands in the terminal's last line.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Drawn {
-    Nothing,
-    /// A line of ours, without its end.
-    Line,
 }
 
 impl Work for Watcher<'_> {
@@ -151,52 +145,39 @@ impl Work for Watcher<'_> {
         if has_terminal {
             self.keyboard.listen();
         }
-        let summary = match summary {
-            Ok(summary) => summary,
-            Err(error) => {
-                error.print(&self.execution.context.printer);
-                return Ended::default();
-            }
-        };
-        self.tell_end(&plan, &summary, &run.trigger).await;
-        let passed = summary.jobs.iter().filter(|report| report.verdict.passed());
-        Ended { passed: passed.map(|report| report.job.clone()).collect() }
+        match summary {
+            Ok(summary) => self.ended(&plan, &summary, &run.trigger).await,
+            Err(error) => self.never_began(&error, &plan, &run.trigger).await,
+        }
     }
 
     fn reload(&self) -> Reloaded {
-        let reloaded = self.loader.again(&|| self.erase());
+        let reloaded = self.loader.again(&|| self.line.make_room());
         if let Reloaded::Changed { following, .. } = &reloaded {
             *self.plan.borrow_mut() = Arc::clone(&following.plan);
         }
+        self.line.restore();
         reloaded
     }
 
     fn tell(&self, news: News) {
         let printer = &self.execution.context.printer;
-        match news {
-            News::Ready { files } => {
-                let jobs = self.plan.borrow().requested.clone();
-                if printer.format == Format::Json {
-                    return self.json(Event::WatchStarted { version: STREAM_VERSION, jobs, files });
-                }
-                printer.say(words::ready(&jobs, files));
-            }
-            News::Polling { why, help } => {
-                self.erase();
-                printer.warning(&words::polling(&why, help.as_deref()));
-            }
-            News::Away => {
-                self.erase();
-                printer.warning(&format!(
-                    "{} is gone; waiting for it to come back",
-                    self.plan.borrow().root.display()
-                ));
-            }
-            News::Back => {
-                self.erase();
-                printer.say("the folder is back\n");
-            }
+        if let (News::Ready { files }, Format::Json) = (&news, printer.format) {
+            let jobs = self.plan.borrow().requested.clone();
+            return self.json(Event::WatchStarted { version: STREAM_VERSION, jobs, files: *files });
         }
+        self.line.make_room();
+        match news {
+            News::Ready { files } => printer.say(words::ready(&self.plan.borrow().requested, files)),
+            News::Polling { why, help } => printer.warning(&words::polling(&why, help.as_deref())),
+            News::Away => {
+                let root = self.plan.borrow().root.display().to_string();
+                printer.warning(&format!("{root} is gone; waiting for it to come back"));
+            }
+            News::Back => printer.say("the folder is back\n"),
+            News::Queued => printer.say("once more after this run\n"),
+        }
+        self.line.restore();
     }
 
     async fn command(&self) -> Command {
@@ -211,16 +192,37 @@ impl Work for Watcher<'_> {
         }
     }
 
-    fn switch_place(&self) {
-        let to = match self.place.get() {
-            Some(Place::Modal) => Place::Local,
-            Some(Place::Local) | None => Place::Modal,
-        };
-        self.loader.send_to(to);
+    fn switch_place(&self) -> Option<Arc<Plan>> {
+        let to = self.other_place();
+        self.line.make_room();
+        let sent = self.loader.send_to(to);
+        if let Some(plan) = &sent {
+            let places = self.places.borrow();
+            let jobs = plan.jobs.iter().filter(|job| !job.is_group()).map(|job| job.id.clone());
+            let (there, others): (Vec<JobId>, Vec<JobId>) =
+                jobs.partition(|job| places.get(job) == Some(&to));
+            self.execution.context.printer.say(words::moved(to, &there, others.len()));
+            *self.plan.borrow_mut() = Arc::clone(plan);
+        }
+        self.line.restore();
+        sent
     }
 }
 
 impl Watcher<'_> {
+    /// Other than where runs go now; Modal for those that go both ways.
+    fn other_place(&self) -> Place {
+        let places = self.places.borrow();
+        let certain = |job: &PlannedJob| places.get(&job.id).copied().or_else(|| job.routing.certain_place());
+        let plan = self.plan.borrow();
+        let mut jobs = plan.jobs.iter().filter(|job| !job.is_group());
+        let all_on_modal = match self.loader.sent_to() {
+            Some(place) => place == Place::Modal,
+            None => jobs.all(|job| certain(job) == Some(Place::Modal)),
+        };
+        if all_on_modal { Place::Local } else { Place::Modal }
+    }
+
     async fn run_shown(&self, plan: &Arc<Plan>, run: &Run) -> Result<engine::Summary, CommandError> {
         let context = self.execution.context;
         let prepared = self.execution.prepare(Arc::clone(plan));
@@ -240,7 +242,7 @@ impl Watcher<'_> {
             let cause = cause_of(*cause);
             return self.json(Event::WatchTriggered { cause, jobs, paths: paths.clone(), count: *count });
         }
-        self.erase();
+        self.line.give_way();
         let settings = watch::requested(&self.plan.borrow()).map(|job| job.watch.clear);
         if settings == Some(true) && self.execution.context.ambient.stderr_is_terminal {
             write_stderr(CLEAR_SCREEN);
@@ -251,62 +253,64 @@ impl Watcher<'_> {
         }
     }
 
-    /// The verdict, for people and programs.
-    async fn tell_end(&self, plan: &Plan, summary: &engine::Summary, trigger: &Trigger) {
-        let exit_code = engine::exit_code(plan, summary);
-        let places: BTreeSet<Place> = summary.jobs.iter().filter_map(|report| report.place).collect();
-        let places: Vec<Place> = places.into_iter().collect();
-        self.place.set(places.last().copied().or(self.place.get()));
-        let duration = summary.duration;
-        let context = self.execution.context;
-        if context.printer.format == Format::Json {
+    async fn ended(&self, plan: &Plan, summary: &engine::Summary, trigger: &Trigger) -> Ended {
+        let placed = summary.jobs.iter().filter_map(|report| Some((report.job.clone(), report.place?)));
+        let placed: BTreeMap<JobId, Place> = placed.collect();
+        let places: BTreeSet<Place> = placed.values().copied().collect();
+        self.places.borrow_mut().extend(placed);
+        let status = Status {
+            jobs: plan.jobs.len(),
+            exit_code: engine::exit_code(plan, summary),
+            duration: summary.duration,
+            places: places.into_iter().collect(),
+            trigger: words::trigger(trigger),
+            kept: false,
+        };
+        if summary.stopped_by.is_none() || self.execution.context.printer.format == Format::Json {
+            self.tell_end(status).await;
+        }
+        let passed = summary.jobs.iter().filter(|report| report.verdict.passed());
+        Ended { passed: passed.map(|report| report.job.clone()).collect() }
+    }
+
+    /// Something is missing that every run needs, or no job may run.
+    async fn never_began(&self, error: &CommandError, plan: &Plan, trigger: &Trigger) -> Ended {
+        error.print(&self.execution.context.printer);
+        self.tell_end(Status {
+            jobs: plan.jobs.len(),
+            exit_code: error.exit_code(),
+            duration: Duration::ZERO,
+            places: Vec::new(),
+            trigger: words::trigger(trigger),
+            kept: false,
+        })
+        .await;
+        Ended::default()
+    }
+
+    /// The verdict, for people and programs; with attention only where it is another than before.
+    async fn tell_end(&self, status: Status) {
+        if self.execution.context.printer.format == Format::Json {
+            let Status { exit_code, duration, places, .. } = status;
             return self.json(Event::WatchWaiting { exit_code, duration, places });
         }
-        let verdict = match summary.stopped_by {
-            Some(_) => Verdict::Stopped,
-            None => Verdict::Ended(exit_code),
+        let before = self.verdict.replace(Some(status.exit_code));
+        let changed = before.is_some_and(|before| (before == 0) != (status.exit_code == 0));
+        let (requested, settings) = {
+            let plan = self.plan.borrow();
+            (plan.requested.clone(), watch::requested(&plan).map(|job| job.watch.notify))
         };
-        let keys = if self.keyboard.is_there() { Keys::Shown } else { Keys::None };
-        let line =
-            words::status(verdict, duration, &places, &words::trigger(trigger), keys, &context.printer);
-        if summary.stopped_by.is_none() {
-            self.draw(&line);
-            self.attract_attention(exit_code, &line).await;
-            self.verdict.set(Some(exit_code));
-        }
-    }
-
-    /// Only where the verdict is another than before.
-    async fn attract_attention(&self, exit_code: u8, line: &str) {
-        if self.verdict.get().is_none_or(|before| (before == 0) == (exit_code == 0)) {
-            return;
-        }
-        let notify = watch::requested(&self.plan.borrow()).map(|job| job.watch.notify);
-        let to_terminal = self.execution.context.ambient.stderr_is_terminal;
-        match notify {
-            Some(WatchNotify::Bell) if to_terminal => write_stderr(BELL),
-            Some(WatchNotify::Desktop) => loader::notify_desktop(&self.execution, line).await,
+        let notification = status.notification(&requested);
+        self.line.tell(status);
+        match settings.filter(|_| changed) {
+            Some(WatchNotify::Bell) if self.execution.context.ambient.stderr_is_terminal => {
+                write_stderr(BELL);
+            }
+            Some(WatchNotify::Desktop) => {
+                let (title, text) = notification;
+                loader::notify_desktop(&self.execution, &title, &text).await;
+            }
             _ => {}
-        }
-    }
-
-    /// A line that stays until something else is said; elsewhere than on a terminal, a line as any other.
-    fn draw(&self, line: &str) {
-        let context = self.execution.context;
-        if context.printer.verbosity == Verbosity::Quiet {
-            return;
-        }
-        if context.ambient.stderr_is_terminal {
-            write_stderr(&words::cut(line, context.ambient.width()));
-            self.drawn.set(Drawn::Line);
-        } else {
-            write_stderr(&format!("{line}\n"));
-        }
-    }
-
-    fn erase(&self) {
-        if self.drawn.replace(Drawn::Nothing) == Drawn::Line {
-            write_stderr(ERASE_LINE);
         }
     }
 

@@ -260,6 +260,7 @@ impl Dispatcher {
             CancelLevel::Run => return,
             CancelLevel::Drain => ("drain", "request"),
             CancelLevel::Stop(StopReason::Superseded(_)) => ("stop", SUPERSEDED),
+            CancelLevel::Stop(StopReason::Quit) => ("stop", "q"),
             CancelLevel::Stop(reason) => ("stop", reason.signal_name()),
             CancelLevel::Kill => ("kill", "repeated signal"),
         };

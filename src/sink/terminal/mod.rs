@@ -16,19 +16,19 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub use lane::LONGEST_LINE;
-pub use screen::Port;
+pub use screen::{Port, to_the_left};
 pub use style::Colors;
 
 use super::{Sink, SinkError};
 use crate::domain::{Exit, JobId, Stream};
 use crate::event::{Event, Level, SideEnd, Stamped, Step, Verdict};
 use lane::{Lane, NameColumn};
-use screen::Screen;
+use screen::{Elsewhere, Screen};
 use steps::{Steps, Whose};
 use words::Words;
 
 /// A passed job that was alone and took at least this long gets a closing line.
-const WORTH_A_CLOSING_LINE: Duration = Duration::from_secs(10);
+pub const WORTH_A_CLOSING_LINE: Duration = Duration::from_secs(10);
 
 /// After a stop, how often the jobs that have not ended are named.
 const WAIT_NAMED_MS: u64 = 1_000;
@@ -98,7 +98,7 @@ impl TerminalSink {
         let words = Words { colors: stderr.colors };
         let progress = if stderr.terminal { options.progress } else { Progress::Named };
         Self {
-            screen: Screen::new(stdout, stderr),
+            screen: Screen::new(stdout, stderr, options.columns),
             steps: Steps::new(progress, options.columns),
             options,
             words,
@@ -172,7 +172,9 @@ impl TerminalSink {
                 Verbosity::Quiet
             }
         };
-        self.say(least, |words| words.job_finished(job, verdict, *duration))
+        self.say(least, |words| words.job_finished(job, verdict, *duration))?;
+        self.screen.written_to(Elsewhere::Nothing);
+        Ok(())
     }
 
     fn run_finished(&mut self, event: &Event) -> Result<(), SinkError> {
@@ -261,6 +263,9 @@ impl Sink for TerminalSink {
                     self.running.push(job.clone());
                 }
                 self.say(Verbosity::Verbose, |words| words.started(job, side, command))?;
+                if !self.several() {
+                    self.screen.written_to(Elsewhere::Perhaps);
+                }
             }
             Event::Output { job, stream, data } => self.output(job, *stream, data)?,
             Event::Notice { .. } => self.notice(&stamped.event)?,

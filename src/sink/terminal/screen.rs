@@ -28,6 +28,23 @@ pub(super) struct Screen {
     /// What is to be written to `current`.
     pending: Vec<u8>,
     current: Stream,
+    /// Of the terminal that stderr is.
+    columns: Option<usize>,
+    elsewhere: Elsewhere,
+}
+
+/// Whether a command writes to the terminal itself, so that nobody knows where the cursor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    Nothing,
+    /// Until its output comes by here.
+    Perhaps,
+}
+
+/// Brings the cursor of a terminal to the beginning of an empty line, wherever it is: blanks as many as there are
+/// columns break a line that was begun, and leave an empty one empty.
+pub fn to_the_left(columns: usize) -> String {
+    format!("{:columns$}\r\x1b[K", "")
 }
 
 struct Outlet {
@@ -52,13 +69,20 @@ impl From<Port> for Outlet {
 }
 
 impl Screen {
-    pub(super) fn new(stdout: Port, stderr: Port) -> Self {
+    pub(super) fn new(stdout: Port, stderr: Port, columns: Option<usize>) -> Self {
         Self {
+            columns: columns.filter(|_| stderr.terminal),
+            elsewhere: Elsewhere::Nothing,
             stdout: stdout.into(),
             stderr: stderr.into(),
             pending: Vec::with_capacity(WRITE_SIZE + WRITE_SIZE / 4),
             current: Stream::Stderr,
         }
+    }
+
+    /// What a command does besides.
+    pub(super) fn written_to(&mut self, elsewhere: Elsewhere) {
+        self.elsewhere = elsewhere;
     }
 
     pub(super) fn is_terminal(&self, stream: Stream) -> bool {
@@ -72,6 +96,7 @@ impl Screen {
     /// Bytes as they are.
     pub(super) fn raw(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), SinkError> {
         let Some(last) = bytes.last() else { return Ok(()) };
+        self.elsewhere = Elsewhere::Nothing;
         self.outlet_mut(stream).mid_line = *last != b'\n';
         if bytes.len() >= WRITE_SIZE {
             self.flush_pending()?;
@@ -100,9 +125,12 @@ impl Screen {
         let shared = self.stdout.terminal && self.stderr.terminal && self.stdout.mid_line;
         let glued = self.stderr.mid_line || shared;
         let line_end = if self.stderr.terminal { line_end_of_stderr() } else { "\n" };
+        let unknown = self.columns.filter(|_| self.elsewhere == Elsewhere::Perhaps);
         let buffer = self.gather(Stream::Stderr)?;
         if glued {
             buffer.extend_from_slice(line_end.as_bytes());
+        } else if let Some(columns) = unknown {
+            buffer.extend_from_slice(to_the_left(columns).as_bytes());
         }
         for line in line.split('\n') {
             buffer.extend_from_slice(line.as_bytes());
