@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE_SIZE = 4096
-CONFIG = "version = 1\n[project]\nname = 'upload'\n[sync]\nmax_size = '2GB'\n[jobs.look]\nrun = ['true']\n"
+CONFIG = "version = 1\n[project]\nname = 'upload'\n[sync]\nmax_size = '2GB'\n[jobs.look]\nrun = {}\n"
 NEEDED = {"MODAL_SERVER_URL", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"}
 SDK = """
 import sys, modal
@@ -39,13 +39,14 @@ sandbox.terminate()
 """
 
 
-def make_tree(folder, count):
+def make_tree(folder, count, job=("true",), distinct=None):
+    """Of so many different contents; without `distinct` all differ."""
     for number in range(count):
         path = folder / f"d{number // 10000}" / f"e{number // 100}" / f"f{number}"
         if number % 100 == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(f"{number}\n".encode().ljust(FILE_SIZE, b"."))
-    (folder / "accel.toml").write_text(CONFIG)
+        path.write_bytes(f"{number % (distinct or count)}\n".encode().ljust(FILE_SIZE, b"."))
+    (folder / "accel.toml").write_text(CONFIG.format(json.dumps(job)))
     return folder / "d0" / "e0" / "f0"
 
 
@@ -53,8 +54,10 @@ class Server:
     """The tests' Modal, and what a client has to be told."""
 
     def __init__(self, program, distance):
-        command = [program, "--distance", str(distance)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = [program, "--count-calls", "--distance", str(distance)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         self.variables = {}
         while not NEEDED <= self.variables.keys():
             name, found, value = self.process.stdout.readline().strip().removeprefix("export ").partition("=")
@@ -64,6 +67,12 @@ class Server:
 
     def __enter__(self):
         return self
+
+    def sequential_calls(self):
+        """How many calls followed one another since this was asked before."""
+        self.process.stdin.write("calls\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)

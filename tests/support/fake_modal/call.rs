@@ -1,7 +1,7 @@
 //! What was asked, when, and how long it took.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -35,16 +35,21 @@ pub fn sequential_round_trips(calls: &[Call]) -> usize {
         .filter_map(|call| call.end)
         .min()
         .expect("a command ended");
-    let mut finished: Vec<_> = calls
-        .iter()
-        .filter_map(|call| Some((call.start, call.end?)))
-        .filter(|(_, end)| *end <= exit)
-        .collect();
+    let finished: Vec<_> = calls.iter().filter(|call| call.end.is_some_and(|end| end <= exit)).collect();
+    longest_chain(&finished, Duration::ZERO)
+}
+
+/// How many of these calls followed one another, each begun at least this much after the one before was answered.
+pub fn longest_chain(calls: &[&Call], apart: Duration) -> usize {
+    let mut finished: Vec<_> = calls.iter().filter_map(|call| Some((call.start, call.end?))).collect();
     finished.sort_by_key(|(_, end)| *end);
     let mut chains: Vec<usize> = Vec::new();
     for (start, _) in &finished {
-        let before =
-            finished.iter().zip(&chains).filter(|((_, end), _)| end <= start).map(|(_, chain)| *chain);
+        let before = finished
+            .iter()
+            .zip(&chains)
+            .filter(|((_, end), _)| *end + apart <= *start)
+            .map(|(_, chain)| *chain);
         let chain = before.max().unwrap_or(0) + 1;
         chains.push(chain);
     }

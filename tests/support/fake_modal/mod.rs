@@ -236,6 +236,14 @@ impl FakeModal {
         call::sequential_round_trips(&self.state().calls)
     }
 
+    /// The same for all that has ended so far, where the client is [so far away](Self::put_at).
+    pub fn sequential_calls_over(&self, distance: Duration) -> usize {
+        let state = self.state();
+        let calls: Vec<_> = state.calls.iter().collect();
+        // There and back, less what timers may be early.
+        call::longest_chain(&calls, distance * 2 * 9 / 10)
+    }
+
     /// Adds a named secret.
     pub fn secret(&self, name: &str, values: &[(&str, &str)]) {
         let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
