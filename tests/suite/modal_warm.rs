@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -129,7 +129,37 @@ fi";
 #[test]
 fn whatever_the_job_does_to_the_tree_the_next_run_sees_it_as_it_is_here() {
     let modal = FakeModal::serve();
-    let mut world = warm(&modal, SPOIL);
+    spoil_and_look(&modal, |_| ());
+}
+
+/// Of a tree in which nothing has happened for a while, not all is read.
+#[test]
+fn also_in_a_tree_that_has_long_been_in_step() {
+    let modal = FakeModal::serve();
+    spoil_and_look(&modal, |world| {
+        run(world).code(0);
+        let root = modal.root_of(&modal.alive()[0].id);
+        wait_until_old(&root);
+        run(world).code(0);
+        let rest = fs::read_to_string(root.join("__accel_run/rest"));
+        assert_eq!(rest.map_or(0, |text| text.lines().count()), 0, "read once more when it is old");
+        run(world).code(0);
+        let rest = fs::read_to_string(root.join("__accel_run/rest")).unwrap();
+        assert!(rest.contains("./same-size\n"), "{rest}");
+    });
+}
+
+/// Until a change would leave other times on a file than it has by now.
+fn wait_until_old(folder: &Path) {
+    let now = || tempfile::NamedTempFile::new_in(folder).unwrap().as_file().metadata().unwrap().ctime();
+    let began = now();
+    while now() < began + 3 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn spoil_and_look(modal: &FakeModal, before: impl Fn(&World)) {
+    let mut world = warm(modal, SPOIL);
     for name in ["same-size", "gone", "mode", "to-folder", "to-link", "target"] {
         world = world.file(name, "A\n");
     }
@@ -137,6 +167,7 @@ fn whatever_the_job_does_to_the_tree_the_next_run_sees_it_as_it_is_here() {
         world = world.file(name, "A\n");
     }
     symlink("target", world.path("link")).unwrap();
+    before(&world);
     world.write("spoil", "");
     run(&world).code(0).stdout("");
     fs::remove_file(world.path("spoil")).unwrap();
@@ -160,7 +191,7 @@ fn whatever_the_job_does_to_the_tree_the_next_run_sees_it_as_it_is_here() {
     run(&world).code(0).stdout(expect);
     assert_eq!(modal.sandboxes().len(), 1, "files that the job changed are no reason for a fresh sandbox");
     run(&world).code(0).stdout(expect);
-    leave_nothing(&modal, &world);
+    leave_nothing(modal, &world);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::event::Level;
 use crate::store::journal::LeaseId;
 use crate::store::journal::warm::Limits;
 
-/// How long a sandbox may take to be settled: it reads every file of the tree once.
+/// How long a sandbox may take to be settled. After its first run it reads every file of the tree, later what changed.
 const SETTLE: Duration = Duration::from_secs(20);
 /// Most that is said about a tree: a job that spoils more than this has its sandbox ended.
 const MOST_SAID: usize = 4 << 20;

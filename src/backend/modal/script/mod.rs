@@ -127,6 +127,9 @@ fn relative(folder: &Path) -> String {
 }
 
 #[cfg(test)]
+mod settle_tests;
+
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::Write as _;

