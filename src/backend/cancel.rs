@@ -167,6 +167,15 @@ impl Cancel {
         }
     }
 
+    /// Raises `source` whenever this rises. Never ends.
+    pub async fn relay(mut self, source: &CancelSource) -> std::convert::Infallible {
+        let mut seen = CancelLevel::Run;
+        loop {
+            seen = self.above(seen).await;
+            source.raise(seen);
+        }
+    }
+
     /// How long this process has been stopped by job control so far. Clocks of time limits do not count it.
     pub fn suspended(&self) -> Duration {
         Duration::from_millis(self.suspended.load(Ordering::Relaxed))

@@ -47,6 +47,7 @@ mod python;
 mod canary;
 mod history;
 mod leases;
+mod modal_ahead;
 mod modal_cli;
 mod modal_examples;
 mod modal_faults;

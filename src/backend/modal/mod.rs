@@ -23,6 +23,7 @@ mod definition;
 pub mod error;
 mod escape;
 mod exec;
+mod fresh;
 mod generation;
 pub mod identity;
 mod ids;

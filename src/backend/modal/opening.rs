@@ -1,4 +1,4 @@
-//! One job on its way to a sandbox: to one that was kept, else to a fresh one.
+//! One job on its way to a sandbox: to one that was kept, else to a fresh one ([`super::fresh`]).
 //!
 //! What must stay true: what was claimed and not used goes back as it was, or is ended; nothing that a kept sandbox
 //! cannot do fails the run, since there is always a fresh one.
@@ -8,32 +8,30 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::auth_token::expiry;
-use super::backend::{Core, Reuse, all};
+use super::backend::{Core, Reuse};
 use super::build::Image;
 use super::common::Shared;
 use super::control_plane::CallOptions;
-use super::definition::{self, Parts};
-use super::generation;
+use super::definition;
 use super::ids::Used;
-use super::launch::{self, Launch, Running};
+use super::launch::{self, Running};
 use super::link::Link;
 use super::method::task;
 use super::reporter::Reporter;
-use super::resolve;
 use super::router::{Router, RouterAccess};
 use super::sandbox::{Haste, Sandbox};
 use super::sweep::Sweeper;
-use super::tree::{Delta, InputUse, MountContext, Mounted, Sources, Walked, has_folder};
+use super::tree::{Delta, InputUse, Sources, Walked, has_folder};
 use super::trouble::Trouble;
 use super::warm::record::{Record, Records};
 use super::warm::{self, Stay, Use};
 use super::wire::task_command_router as router_wire;
 use crate::backend::{BoxFuture, Failure, Keep, OpenRequest};
 use crate::domain::Cause;
-use crate::event::{Level, Step, StepOutcome, now_ms};
+use crate::event::{Level, Step, StepOutcome};
 use crate::store::Journal;
 use crate::store::journal::warm::{Claim, WarmKey, Worn};
-use crate::store::journal::{JournalError, Lease, SandboxKind, tag};
+use crate::store::journal::{JournalError, Lease, tag};
 use crate::workspace::tree::Manifest;
 
 /// How long a kept sandbox may take to be connected to. It runs already, unlike a fresh one.
@@ -95,7 +93,7 @@ impl Opening<'_> {
         self.shared.memory.as_deref().map(Records::new)
     }
 
-    fn definition(&self) -> String {
+    pub(super) fn definition(&self) -> String {
         let (settings, request) = (&self.core.settings, self.request);
         warm::definition(&self.shared.account, &settings.target, &request.root, &request.spec)
     }
@@ -309,102 +307,13 @@ impl Opening<'_> {
         });
     }
 
-    /// Twice at most: when the server does not know an id that was remembered, or the token, all is asked for anew;
-    /// when the tree changed while it was sent, it is walked again.
-    pub(super) fn fresh(&self, walked: Option<Walked>) -> BoxFuture<'_, Result<Opened, Trouble>> {
-        Box::pin(self.twice(walked))
-    }
-
-    async fn twice(&self, walked: Option<Walked>) -> Result<Opened, Trouble> {
-        let used = Used::default();
-        let trouble = match self.attempt(&used, walked).await {
-            Err(Trouble::TreeChanged(_)) => return self.attempt(&Used::default(), None).await,
-            Err(trouble) if trouble.is_gone() || trouble.is_auth() => trouble,
-            done => return done,
-        };
-        let mut again = used.forget(&self.shared.ids).await;
-        if let (true, Some(link)) = (trouble.is_auth(), self.shared.link.get()) {
-            again = link.forget_auth_token();
-        }
-        if !again {
-            return Err(trouble);
-        }
-        tracing::debug!(?trouble, "what was remembered is gone; asking again");
-        self.attempt(&Used::default(), None).await
-    }
-
-    async fn attempt(&self, used: &Used, walked: Option<Walked>) -> Result<Opened, Trouble> {
-        let mut cancel = self.request.cancel.clone();
-        let prepared: BoxFuture<'_, Result<_, Trouble>> = Box::pin(self.prepare(used, walked));
-        let (link, parts, mounted) = tokio::select! {
-            biased;
-            _ = cancel.stopped() => return Err(Trouble::Stopped),
-            prepared = prepared => prepared?,
-        };
-        let prices = self.shared.rates.prices().await;
-        let launch = Launch {
-            link: &link,
-            ground: &self.core.ground(self.shared),
-            request: self.request,
-            reporter: self.reporter,
-            parts: &parts,
-            prices: &prices,
-            worktree: warm::worktree(&self.request.root),
-        };
-        let running = link.board.telling(self.reporter, launch.run()).await?;
-        let Mounted { delta, manifest, .. } = mounted;
-        let stay = self.request.keep.map(|keep| Stay {
-            keep,
-            key: WarmKey { definition: self.definition(), image: parts.image.clone() },
-            reuse_until_ms: now_ms().saturating_add(u64::try_from(keep.max.as_millis()).unwrap_or(u64::MAX)),
-            record: None,
-            tree: manifest,
-            used: Use::Untouched,
-        });
-        Ok(Opened { link, running, delta, stay })
-    }
-
-    /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
-    async fn prepare(&self, used: &Used, walked: Option<Walked>) -> Result<(Link, Parts, Mounted), Trouble> {
-        let sources = self.sources();
-        let walking = async {
-            match walked {
-                Some(walked) => Ok(walked),
-                None => sources.walk(self.reporter).await,
-            }
-        };
-        let (link, walked) =
-            tokio::try_join!(self.shared.reach(&self.core.settings, self.reporter), walking)?;
-        self.sweep(link);
-        self.shared.rates.refresh(link, &self.core.aside, &self.core.leaving).await;
-        let (ids, spec) = (&self.shared.ids, &self.request.spec);
-        let app_name = &self.core.settings.target.app;
-        let context = MountContext { link, ids, used, reporter: self.reporter, app_name };
-        let image = self.image(link, used);
-        let work = async {
-            tokio::try_join!(
-                resolve::app(link, ids, used, app_name),
-                Box::pin(image.id(&spec.image)),
-                self.token(link),
-                Box::pin(sources.mount(walked, &context)),
-                all(spec.secrets.iter().map(|secret| resolve::secret(link, ids, used, secret))),
-                all(spec.volumes.values().map(|volume| resolve::volume(link, ids, used, volume))),
-            )
-        };
-        let (app, image, (), mounted, secrets, volumes) =
-            link.board.telling(self.reporter, Box::pin(work)).await?;
-        check_folder(self.request, &mounted.manifest)?;
-        let parts = Parts { app, image, mount: mounted.mount.clone(), secrets, volumes };
-        Ok((link.clone(), parts, mounted))
-    }
-
-    fn image<'b>(&'b self, link: &'b Link, used: &'b Used) -> Image<'b> {
+    pub(super) fn image<'b>(&'b self, link: &'b Link, used: &'b Used) -> Image<'b> {
         let (ids, app_name) = (&self.shared.ids, &self.core.settings.target.app);
         Image { link, ids, used, reporter: self.reporter, app_name, root: &self.request.root }
     }
 
     /// Ends what dead accels left, once in a run and beside it.
-    fn sweep(&self, link: &Link) {
+    pub(super) fn sweep(&self, link: &Link) {
         if self.core.swept.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -422,7 +331,7 @@ impl Opening<'_> {
         });
     }
 
-    fn sources(&self) -> Sources {
+    pub(super) fn sources(&self) -> Sources {
         let mut sync = self.core.settings.sync.clone();
         sync.include.extend(self.request.needed_outputs.iter().cloned());
         Sources {
@@ -434,18 +343,9 @@ impl Opening<'_> {
             input: if self.request.spec.tty { InputUse::OfTheJob } else { InputUse::Free },
         }
     }
-
-    /// Only the second generation of sandboxes needs it.
-    async fn token(&self, link: &Link) -> Result<(), Trouble> {
-        let gpu = self.request.spec.gpu.first().map(|choice| &choice.gpu);
-        if generation::kind(gpu, &link.settings) == SandboxKind::V2 {
-            link.auth_token().await?;
-        }
-        Ok(())
-    }
 }
 
-fn check_folder(request: &OpenRequest, tree: &Manifest) -> Result<(), Failure> {
+pub(super) fn check_folder(request: &OpenRequest, tree: &Manifest) -> Result<(), Failure> {
     let cwd = request.spec.cwd.to_string_lossy();
     let cwd = cwd.trim_start_matches("./").trim_end_matches('/');
     if cwd.is_empty() || cwd == "." || has_folder(tree, cwd) {

@@ -4,7 +4,7 @@
 //! remembered ids, under the manifest's digest. A file that cannot be read costs an upload, nothing else.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::workspace::tree::{Contents, Manifest, ManifestEntry, Sha256Digest};
@@ -25,6 +25,15 @@ impl Base {
 
     pub(super) fn load(&self) -> Option<Manifest> {
         decode(&fs::read(&self.path).ok()?)
+    }
+
+    /// Of the manifest, as the file says; whether it is whole is found by [`load`](Self::load).
+    pub(super) fn digest(&self) -> Option<String> {
+        let mut file = fs::File::open(&self.path).ok()?;
+        file.seek(SeekFrom::End(-(DIGEST as i64))).ok()?;
+        let mut digest = String::with_capacity(DIGEST);
+        file.read_to_string(&mut digest).ok()?;
+        Some(digest)
     }
 
     pub(super) fn save(&self, manifest: &Manifest) {

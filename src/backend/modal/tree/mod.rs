@@ -6,6 +6,8 @@
 //!                └ else → send what is missing → MountGetOrCreate → remembered            2 or 3 calls
 //! ```
 //!
+//! The mount that was made last ([`MountedBefore`]) is known before the tree is: a sandbox may be asked for with it at once.
+//!
 //! What must stay true: the job sees the tree as it was hashed, or the run fails; nothing travels that the rules
 //! leave out; `max_size` is checked before anything is sent. A tree that changes while it is sent is walked again, once.
 
@@ -71,6 +73,13 @@ pub(super) struct Mounted {
 pub(super) fn has_folder(manifest: &Manifest, path: &str) -> bool {
     let mut entries = manifest.entries().iter();
     entries.any(|entry| matches!(entry.contents, Contents::Directory { .. }) && &*entry.path == path)
+}
+
+/// The mount of this folder that was made last, of those that are remembered.
+pub(super) struct MountedBefore {
+    pub(super) id: String,
+    /// Of the tree in it.
+    digest: String,
 }
 
 /// A tree that was walked and hashed.
@@ -141,6 +150,26 @@ impl Sources {
         Ok(Mounted { mount, delta: None, manifest })
     }
 
+    /// Asks nobody. `None` where changes cannot follow with the command.
+    pub(super) async fn mounted_before(&self, ids: &Ids, used: &Used) -> Option<MountedBefore> {
+        if self.input != InputUse::Free {
+            return None;
+        }
+        let digest = self.base()?.digest()?;
+        let id = ids.peek(Kind::Mount, &digest, used).await?;
+        Some(MountedBefore { id, digest })
+    }
+
+    /// What turns the mounted tree into this one; `None` when another mount is cheaper, or has been made meanwhile.
+    pub(super) fn change_since(
+        &self,
+        mounted: &MountedBefore,
+        walked: &Walked,
+    ) -> Result<Option<Delta>, TreeError> {
+        let base = walked.base.as_ref().filter(|base| base.digest().to_string() == mounted.digest);
+        base.map_or(Ok(None), |base| delta::between(base, &walked.manifest, &self.root))
+    }
+
     /// What turns the tree in a kept sandbox into this one; `None` when a fresh sandbox is cheaper.
     pub(super) fn change_of(&self, held: &Manifest, walked: &Walked) -> Result<Option<Delta>, TreeError> {
         delta::between(held, &walked.manifest, &self.root)
@@ -199,6 +228,10 @@ impl Sources {
 }
 
 impl Walked {
+    pub(super) fn into_manifest(self) -> Manifest {
+        self.manifest
+    }
+
     pub(super) fn label(&self) -> String {
         label(&self.manifest, self.size)
     }
