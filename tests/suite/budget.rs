@@ -20,7 +20,7 @@ fn world(modal: &FakeModal, budget: &str, jobs: &str) -> World {
 }
 
 /// accel is told that a core costs a dollar a second.
-fn make_dear(world: &World, modal: &FakeModal) {
+pub fn make_dear(world: &World, modal: &FakeModal) {
     modal.state().rates = [("cpu_core_hour", "3600"), ("memory_gib_hour", "0")]
         .map(|(name, price)| (name.to_owned(), price.to_owned()))
         .into();

@@ -74,5 +74,6 @@ mod tree_hash;
 mod tree_scan;
 mod tree_unpack;
 mod watch;
+mod watch_places;
 mod watch_terminal;
 mod watch_torture;
