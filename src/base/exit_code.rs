@@ -15,7 +15,10 @@ pub const NOT_FOUND: u8 = 127;
 /// Interrupted by Ctrl-C (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
 
-/// `128 + n`, as a shell reports a process ended by signal `n`.
+/// `128 + n`, as a shell reports a process ended by signal `n`. A number that is no signal's is 255, never a success.
 pub fn of_signal(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+    if signal < 1 {
+        return u8::MAX;
+    }
+    signal.checked_add(128).and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }

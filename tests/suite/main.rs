@@ -48,6 +48,7 @@ mod canary;
 mod history;
 mod leases;
 mod modal_ahead;
+mod modal_answers;
 mod modal_cli;
 mod modal_examples;
 mod modal_faults;

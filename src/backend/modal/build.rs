@@ -14,6 +14,7 @@ use std::time::Duration;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::error::{ErrorKind, ModalError};
 use super::ids::{Ids, Kind, Used};
@@ -267,6 +268,9 @@ impl Image<'_> {
     ) -> Result<(String, bool), Trouble> {
         let answer = self.link.plane.call(client::IMAGE_GET_OR_CREATE, request).await;
         let answer = answer.map_err(|error| place.refused(error))?;
+        if answer.image_id.is_empty() {
+            return Err(ModalError::nameless("image", "ImageGetOrCreate").into());
+        }
         if let Some(result) =
             answer.result.filter(|result| result.status != GenericStatus::Unspecified as i32)
         {
@@ -296,8 +300,15 @@ impl Image<'_> {
                 last_entry_id: last_entry.clone(),
                 ..Default::default()
             };
+            let asked = Instant::now();
             match self.read_log(request, log, &mut last_entry, &mut result, pulse).await {
-                Ok(()) => failed = 0,
+                Ok(()) => {
+                    failed = 0;
+                    // A server that does not hold the question is not asked in a busy loop.
+                    if result.is_none() && asked.elapsed() < PAUSE {
+                        self.link.clock().sleep(PAUSE).await;
+                    }
+                }
                 Err(error) if passes(&error) && failed < FAILED_STREAMS => {
                     failed += 1;
                     self.link.clock().sleep(PAUSE).await;

@@ -118,6 +118,11 @@ impl ModalError {
         Self { kind, method, message: message.into(), attempts: 1 }
     }
 
+    /// An answer without the id that it is about.
+    pub(super) fn nameless(what: &str, method: &'static str) -> Self {
+        Self::new(ErrorKind::Service, method, format!("the answer names no {what}"))
+    }
+
     /// Of a status, or of the broken connection that it stands for.
     pub fn of_status(method: &'static str, status: &tonic::Status, attempts: u32) -> Self {
         let kind = if is_transport(status) { ErrorKind::Unreachable } else { ErrorKind::of(status.code()) };

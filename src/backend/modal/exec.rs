@@ -31,6 +31,9 @@ const LOST_AFTER: Duration = Duration::from_secs(5 * 60);
 /// A connection that stood for this long was a good one: faults after it are new ones.
 const STEADY: Duration = Duration::from_secs(1);
 
+/// What an answer says that tells neither a code nor a signal.
+const UNKNOWN_END: &str = "the command ended in a way that this accel does not know";
+
 /// Where output goes, piece by piece.
 pub(super) type Output = tokio::sync::mpsc::Sender<(Stream, Bytes)>;
 
@@ -179,7 +182,9 @@ impl Exec {
             let had_begun = self.has_begun();
             match self.router.call(method, request).await {
                 Ok(wire::TaskExecWaitResponse { exit_status: Some(status) }) => return Ok(exit(status)),
-                Ok(_) => patience.reset(),
+                Ok(wire::TaskExecWaitResponse { exit_status: None }) => {
+                    patience.after(ModalError::new(ErrorKind::Service, "TaskExecWait", UNKNOWN_END)).await?;
+                }
                 Err(error) if error.kind == ErrorKind::DeadlineExceeded => patience.reset(),
                 Err(error) if self.overtook(had_begun, &error).await => {}
                 Err(error) => patience.after(error).await?,
@@ -188,10 +193,10 @@ impl Exec {
     }
 }
 
-/// The worker's numbers are the system's own.
+/// The worker's numbers are the system's own. One that cannot be an exit code is a failure all the same.
 fn exit(status: ExitStatus) -> Exit {
     match status {
-        ExitStatus::Code(code) => Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+        ExitStatus::Code(code) => Exit::Code(u8::try_from(code).unwrap_or(u8::MAX)),
         ExitStatus::Signal(signal) => Exit::Signal(signal),
     }
 }
@@ -321,5 +326,15 @@ mod tests {
             assert!(told.passed() <= LOST_AFTER + LONGEST_PAUSE, "waited for ever");
         }
         assert!(told.passed() >= LOST_AFTER);
+    }
+
+    #[test]
+    fn numbers_that_are_no_exit_codes_are_failures() {
+        for (code, expected) in [(0, 0), (7, 7), (256, 255), (-1, 255), (i32::MAX, 255), (i32::MIN, 255)] {
+            assert_eq!(exit(ExitStatus::Code(code)).shell_code(), expected, "code {code}");
+        }
+        for (signal, expected) in [(9, 137), (0, 255), (-128, 255), (i32::MAX, 255), (i32::MIN, 255)] {
+            assert_eq!(exit(ExitStatus::Signal(signal)).shell_code(), expected, "signal {signal}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 
+use super::error::ModalError;
 use super::trouble::Trouble;
 use crate::store::Remembered;
 
@@ -36,6 +37,18 @@ impl Kind {
             Self::Mount => "mount",
             Self::Secret => "secret",
             Self::Volume => "volume",
+        }
+    }
+
+    /// The call that tells it.
+    fn method(self) -> &'static str {
+        match self {
+            Self::App => "AppGetOrCreate",
+            Self::Builder => "EnvironmentGetOrCreate",
+            Self::Image | Self::Layers => "ImageGetOrCreate",
+            Self::Mount => "MountGetOrCreate",
+            Self::Secret => "SecretGetOrCreate",
+            Self::Volume => "VolumeGetOrCreate",
         }
     }
 }
@@ -79,6 +92,9 @@ impl Ids {
                     return Ok(Known { id, from_memory: true });
                 }
                 let id = Box::pin(resolve).await?;
+                if id.is_empty() {
+                    return Err(ModalError::nameless(kind.word(), kind.method()).into());
+                }
                 self.remember(kind, key, &id).await;
                 Ok::<_, Trouble>(Known { id, from_memory: false })
             })

@@ -427,7 +427,7 @@ async fn create_v1(
 ) -> Result<Created, ModalError> {
     let request =
         wire::SandboxCreateRequest { app_id, definition: Some(definition), tags, ..Default::default() };
-    let sandbox = link.plane.call(client::SANDBOX_CREATE, request).await?.sandbox_id;
+    let sandbox = named(link.plane.call(client::SANDBOX_CREATE, request).await?.sandbox_id, "SandboxCreate")?;
     Ok(Created { sandbox, token: None, task: None, access: None, tunnels: Vec::new() })
 }
 
@@ -451,17 +451,23 @@ async fn create_v2(
         ..Default::default()
     };
     let answer = link.plane.call(client::SANDBOX_CREATE_V2, request).await?;
+    let sandbox = named(answer.sandbox_id, "SandboxCreateV2")?;
     let access = answer
         .command_router_access
         .map(|access| RouterAccess { url: access.url, jwt: Secret::new(access.jwt) });
     Ok(Created {
-        sandbox: answer.sandbox_id,
+        sandbox,
         token: Some(Secret::new(answer.sandbox_token)),
         task: Some(answer.task_id).filter(|task| !task.is_empty()),
         access: access.filter(|access| !access.url.is_empty()),
         // Some of them may not be known yet: then all are asked for.
         tunnels: if answer.tunnels.len() == ports { answer.tunnels } else { Vec::new() },
     })
+}
+
+/// Without an id nobody knows what was made: the lease stays an intent, and the sweep looks for its tags.
+fn named(sandbox: String, method: &'static str) -> Result<String, ModalError> {
+    if sandbox.is_empty() { Err(ModalError::nameless("sandbox", method)) } else { Ok(sandbox) }
 }
 
 pub(super) async fn ask_access(

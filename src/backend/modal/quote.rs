@@ -19,6 +19,8 @@ use crate::store::ledger;
 /// The source of rates that the server told.
 pub const WORKSPACE: &str = "workspace";
 const TABLE: &str = include_str!("prices.toml");
+/// Nothing that a sandbox uses costs more: such a rate is not understood.
+const MOST_PER_SECOND: f64 = 1000.0;
 const SECONDS_PER_HOUR: f64 = 3600.0;
 const MIB_PER_GIB: f64 = 1024.0;
 
@@ -160,6 +162,9 @@ fn rate(name: &str, amount: &str) -> Option<(Resource, f64)> {
         (false, true) => amount,
         _ => return None,
     };
+    if per_second > MOST_PER_SECOND {
+        return None;
+    }
     let kinds = Prices::published().gpu.into_keys();
     let gpu = kinds.filter(|kind| names_kind(&words, kind)).max_by_key(String::len);
     let resource = match gpu {
@@ -208,6 +213,7 @@ mod tests {
         };
         let gpu = |kind: &str, price| Some((Resource::Gpu(kind.to_owned()), price));
         check("cpu_core_hour", "3.6", Some((Resource::Cpu, 0.001)));
+        check("CPU core / second", "1e300", None);
         check("CPU core / second", "$0.0001", Some((Resource::Cpu, 0.0001)));
         check("memory_gib_hour", "3.6", Some((Resource::Memory, 0.001)));
         check("gpu_hour_T4", "3.6", gpu("T4", 0.001));

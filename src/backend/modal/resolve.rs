@@ -29,6 +29,10 @@ pub(super) async fn app(link: &Link, ids: &Ids, used: &Used, name: &str) -> Resu
 
 /// The image builder version: the user's setting, else that of the environment.
 pub(super) async fn builder(link: &Link, ids: &Ids, used: &Used) -> Result<Builder, Trouble> {
+    let parse = |version: &str| {
+        Builder::parse(version)
+            .map_err(|error| Failure::new(Cause::Image, error.to_string()).help(error.help()))
+    };
     let version = match &link.settings.image_builder_version {
         Some(version) => version.clone(),
         None => {
@@ -40,14 +44,15 @@ pub(super) async fn builder(link: &Link, ids: &Ids, used: &Used) -> Result<Build
                 let answer = link.plane.call(client::ENVIRONMENT_GET_OR_CREATE, request).await;
                 let answer = answer.map_err(|error| refusal::of_environment(&link.environment(), error))?;
                 let settings = answer.metadata.and_then(|metadata| metadata.settings);
-                Ok(settings.map(|settings| settings.image_builder_version).unwrap_or_default())
+                let version = settings.map(|settings| settings.image_builder_version).unwrap_or_default();
+                // What accel cannot build with is not remembered: a later accel, or a server put right, may know better.
+                parse(&version)?;
+                Ok(version)
             };
             ids.get(Kind::Builder, "", used, ask).await?
         }
     };
-    let wrong =
-        |error: super::image::ImageError| Failure::new(Cause::Image, error.to_string()).help(error.help());
-    Ok(Builder::parse(&version).map_err(wrong)?)
+    Ok(parse(&version)?)
 }
 
 /// A secret of the workspace, which must hold the required keys.

@@ -18,6 +18,8 @@ const TRANSIENT: [Code; 5] =
 const SHORTEST_ATTEMPT: Duration = Duration::from_secs(2);
 /// Least wait when the server asks for one.
 const SHORTEST_THROTTLE: Duration = Duration::from_millis(100);
+/// A server that asks for more does not want to be asked: nobody waits for it.
+const LONGEST_THROTTLE: Duration = Duration::from_secs(60 * 60);
 /// How often a user hears that requests are being throttled.
 pub const THROTTLE_NOTICE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -171,10 +173,10 @@ impl Attempts {
     }
 
     fn after_throttling(&mut self, delay: Duration, now: Duration) -> Verdict {
-        let waited = (now + delay).saturating_sub(self.started);
+        let waited = now.saturating_add(delay).saturating_sub(self.started);
         let allowed = match self.limit {
             ThrottleLimit::AtMost(limit) => waited < limit,
-            ThrottleLimit::Unlimited | ThrottleLimit::Never => true,
+            ThrottleLimit::Unlimited | ThrottleLimit::Never => delay <= LONGEST_THROTTLE,
         };
         if !allowed || self.policy.total_timeout.is_some_and(|total| waited >= total) {
             return Verdict::GiveUpThrottled;
@@ -288,6 +290,15 @@ mod tests {
         assert!(matches!(allowed, Verdict::ThrottledFor { .. }), "{allowed:?}");
         let total = RetryPolicy::DEFAULT.total_timeout(Duration::from_secs(15));
         assert_eq!(attempts(total, ThrottleLimit::Unlimited).after(&long, START), Verdict::GiveUpThrottled);
+        // Only who asks for it waits for longer than an hour.
+        for endless in [3601.0, 1e19] {
+            let endless = throttled(Code::ResourceExhausted, endless);
+            let mut unlimited = attempts(RetryPolicy::DEFAULT, ThrottleLimit::Unlimited);
+            assert_eq!(unlimited.after(&endless, START), Verdict::GiveUpThrottled);
+        }
+        let patient = attempts(RetryPolicy::DEFAULT, at_most(4000))
+            .after(&throttled(Code::ResourceExhausted, 3601.0), START);
+        assert!(matches!(patient, Verdict::ThrottledFor { .. }), "{patient:?}");
         // As if the server had not asked: RESOURCE_EXHAUSTED is final, UNAVAILABLE an ordinary fault.
         assert_eq!(attempts(RetryPolicy::DEFAULT, ThrottleLimit::Never).after(&long, START), Verdict::GiveUp);
         let fault = throttled(Code::Unavailable, 30.0);

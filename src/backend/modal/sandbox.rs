@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::control_plane::CallOptions;
 use super::death;
 use super::error::{ErrorKind, ModalError};
@@ -23,7 +25,7 @@ const HOLD: Duration = Duration::from_secs(10);
 const HOLD_DEADLINE: Duration = Duration::from_secs(15);
 /// A wait that is expected to be short goes on for this long before it is asked whether the sandbox lives.
 const UNWATCHED: Duration = Duration::from_secs(1);
-/// After a question that failed.
+/// After a question that failed, or was answered at once.
 const PAUSE: Duration = Duration::from_secs(1);
 /// For asking a sandbox to end, retries included.
 const TERMINATE: Duration = Duration::from_secs(10);
@@ -73,8 +75,11 @@ impl Sandbox {
     /// waited out.
     pub(super) async fn death(&self) -> Death {
         loop {
+            let asked = Instant::now();
             match self.ask(HOLD).await {
                 Ok(Some(death)) => return death,
+                // A server that does not hold the question is not asked in a busy loop.
+                Ok(None) if asked.elapsed() < PAUSE => self.link.clock().sleep(PAUSE).await,
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, "cannot ask whether the sandbox lives");

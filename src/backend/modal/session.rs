@@ -386,12 +386,14 @@ fn recorded(plane: ControlPlane, sandbox: &Sandbox) -> impl Future<Output = Opti
     async move {
         let method = client::SANDBOX_GET_STATS.with_retry(RetryPolicy::NONE);
         let stats = plane.call_with(method, request, &options).await.ok()?;
-        Some(RecordedCost {
+        let recorded = RecordedCost {
             cost: Dollars::from_decimal(&stats.cost?)?,
             by_resource: stats.cost_by_resource.into_iter().collect(),
             billed_cpu_core_seconds: stats.billed_cpu_core_seconds,
             billed_memory_gib_seconds: stats.billed_memory_gib_seconds,
-        })
+        };
+        let amounts = [recorded.billed_cpu_core_seconds, recorded.billed_memory_gib_seconds];
+        amounts.iter().all(|amount| amount.is_finite() && *amount >= 0.0).then_some(recorded)
     }
 }
 

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::call::Call;
 use super::link::Link;
+use super::mangle::{Mangled, Mangling};
 use super::{Shared, state};
 
 /// Its body may never end, so it is passed on as it comes.
@@ -39,6 +40,10 @@ pub enum Fault {
     Disconnected,
     /// Done; the answer breaks off after this many bytes.
     CutAfter(usize),
+    /// Answered at once with nothing set, and nothing done.
+    Nothing,
+    /// Done; what is answered is changed on its way.
+    Mangled(Mangling),
     /// Of a transfer: another status.
     Http(u16),
     /// Of a transfer: an ETag that is not the content's.
@@ -123,6 +128,7 @@ where
             let mut response = match &fault {
                 Some(Fault::Silence) => std::future::pending().await,
                 Some(Fault::Status(status)) => status.clone().into_http(),
+                Some(Fault::Nothing) => nothing(),
                 _ if admitted.is_err() => admitted.unwrap_err().into_http(),
                 fault => {
                     let (before, after) = match fault {
@@ -145,6 +151,14 @@ where
             if let Some(code) = status_of(response.headers()) {
                 entry.answered(code);
             }
+            let every = state::lock(&state).every;
+            let mangling = match &fault {
+                Some(Fault::Mangled(mangling)) => Some(*mangling),
+                _ => every.filter(|_| fault.is_none()),
+            };
+            if let Some(mangling) = mangling {
+                response = response.map(|body| Body::new(Mangled::new(body, mangling)));
+            }
             let left = match fault {
                 Some(Fault::Disconnected) => {
                     link.cut();
@@ -164,6 +178,15 @@ where
             Ok(response.map(|body| Body::new(Watched { body, entry, left })))
         })
     }
+}
+
+/// An empty message, and all is well.
+fn nothing() -> http::Response<Body> {
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async { Some(Ok(trailers)) });
+    let response = http::Response::builder().header("content-type", "application/grpc");
+    response.body(Body::new(body)).unwrap()
 }
 
 /// Counts a create call from its arrival until it has made what it makes, or never will.

@@ -16,6 +16,7 @@ mod faults;
 mod image;
 mod install;
 mod link;
+mod mangle;
 mod process;
 mod router;
 mod sandbox;
@@ -33,6 +34,7 @@ use base64::Engine as _;
 pub use call::Call;
 pub use faults::Fault;
 pub use image::{Build, BuildEnd};
+pub use mangle::{How, Mangling};
 pub use sandbox::{AfterDeath, Death, Fate, Moment, SandboxView, Version};
 pub use state::{Kind, State};
 
