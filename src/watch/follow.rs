@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::affected::Interests;
 use super::agenda::{Agenda, Graph, Reaction};
-use super::observed::{Findings, Observed};
+use super::observed::{Findings, Observed, Unfinished};
 use super::settle::Settle;
 use super::source::{Happening, Means, Source};
 use crate::backend::{Cancel, CancelLevel, CancelSource, StopReason};
@@ -206,8 +206,8 @@ struct Follow {
     /// Changed paths of the burst.
     pending: BTreeSet<String>,
     again: bool,
-    /// A save of this burst that looked half done was waited for.
-    waited: bool,
+    /// How often a save of this burst that looked half done was waited for.
+    waits: u32,
     plan_changed: bool,
     trigger: Trigger,
     last: BTreeSet<JobId>,
@@ -229,7 +229,7 @@ impl Follow {
             following,
             pending: BTreeSet::new(),
             again: false,
-            waited: false,
+            waits: 0,
             plan_changed: false,
             trigger: Trigger::default(),
             last: BTreeSet::new(),
@@ -345,13 +345,12 @@ impl Follow {
         if self.settle.due().is_none_or(|due| due > now) {
             return Reaction::Wait;
         }
-        // A file that stays away was removed, so that is waited for once.
-        let half_saved = !self.waited && self.observed.unfinished(&self.pending);
-        self.waited |= half_saved;
+        let half_saved = self.observed.unfinished(&self.pending).is_some_and(|what| self.waits < waits(what));
+        self.waits += u32::from(half_saved);
         if (half_saved || self.git_is_at_work()) && self.settle.hold(now) || !self.settle.take(now) {
             return Reaction::Wait;
         }
-        self.waited = false;
+        self.waits = 0;
         let pending = std::mem::take(&mut self.pending);
         let findings = if std::mem::take(&mut self.again) {
             let began = Instant::now();
@@ -482,6 +481,15 @@ impl Follow {
 pub fn requested(plan: &Plan) -> Option<&PlannedJob> {
     let first = plan.requested.first()?;
     plan.jobs.iter().find(|job| job.id == *first)
+}
+
+/// How often that is waited for. Files are removed often and emptied hardly ever, while one that is being written may
+/// stay empty for as long as a busy machine lets its writer wait: a run on that would see what nobody saved.
+fn waits(unfinished: Unfinished) -> u32 {
+    match unfinished {
+        Unfinished::Gone => 1,
+        Unfinished::Empty => 12,
+    }
 }
 
 /// The shortest that a job of the plan asks for.

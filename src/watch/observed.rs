@@ -50,6 +50,13 @@ impl Fresh {
     }
 }
 
+/// What a save may have done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unfinished {
+    Gone,
+    Empty,
+}
+
 #[derive(Debug)]
 pub struct Observed {
     root: PathBuf,
@@ -109,17 +116,20 @@ impl Observed {
         (self.judge.judge(path, is_folder) != Judgement::Out).then(|| path.to_owned())
     }
 
-    /// Whether a path looks like a save that is half done: gone or empty, and neither before.
-    pub fn unfinished(&self, paths: &BTreeSet<String>) -> bool {
-        paths.len() < MANY
-            && paths.iter().any(|path| match self.known.get(path.as_str()) {
-                Some(Known::File { stat, .. }) if stat.size > 0 => match self.judge.entry(path) {
-                    None => true,
-                    Some(EntryKind::File(now)) => now.size == 0,
-                    Some(_) => false,
-                },
-                _ => false,
-            })
+    /// What looks like a save that is half done: a file that is gone or empty, and was neither before.
+    pub fn unfinished(&self, paths: &BTreeSet<String>) -> Option<Unfinished> {
+        if paths.len() >= MANY {
+            return None;
+        }
+        let unfinished = |path: &String| match self.known.get(path.as_str())? {
+            Known::File { stat, .. } if stat.size > 0 => match self.judge.entry(path) {
+                None => Some(Unfinished::Gone),
+                Some(EntryKind::File(now)) if now.size == 0 => Some(Unfinished::Empty),
+                Some(_) => None,
+            },
+            _ => None,
+        };
+        paths.iter().filter_map(unfinished).max()
     }
 
     /// Compares these paths, and takes over what they are now.
