@@ -10,6 +10,7 @@ use accel::event::{Event, Verdict};
 use accel::net::KeepAlive;
 
 use crate::fake_modal::{Death, FakeModal, Fault};
+use crate::modal_faults::QuickClock;
 use crate::modal_project::{Done, Project};
 
 const CONFIG: &str = "version = 1
@@ -186,4 +187,44 @@ fn a_sandbox_that_ended_while_the_machine_slept_says_which_limit_ended_it() {
         assert!(!message.contains('\n'), "one sentence: {message}");
         assert!(project.unsettled().is_empty(), "{death:?}");
     }
+}
+
+const KEPT: &str = "version = 1
+[project]
+name = 'demo'
+[jobs.lines]
+warm = true
+run = 'echo once >> kept; cat kept; cat data'
+";
+
+/// A sandbox that stays, after one run in it.
+fn kept(clock: Arc<dyn Clock>) -> Project {
+    let mut project = Project::new(KEPT, clock).in_a_loop();
+    project.network.keep_alive = NEVER;
+    project.limits.silence = Duration::from_millis(200);
+    project.write("data", "first\n");
+    assert_kept(&project, &project.run("lines"), "once\nfirst\n");
+    project.write("data", "second\n");
+    project
+}
+
+fn assert_kept(project: &Project, done: &Done, expected: &str) {
+    assert_eq!((&done.verdict, &*done.stdout), (&Verdict::Passed, expected.as_bytes()), "{done:?}");
+    assert_eq!(project.modal.sandboxes().len(), 1, "one sandbox for both runs");
+    project.modal.allow_survivors();
+}
+
+#[test]
+fn a_connection_that_died_unheard_between_two_runs_is_made_anew_and_the_command_runs_once() {
+    let project = kept(Arc::new(SleptClock::default()));
+    project.modal.strand_connections();
+    assert_kept(&project, &project.run("lines"), "once\nonce\nsecond\n");
+}
+
+#[test]
+fn a_start_that_is_not_answered_for_long_is_sent_again_and_the_command_runs_once() {
+    // More often than one call is repeated. Each of them reaches the worker.
+    let project = kept(Arc::new(QuickClock::default()));
+    project.modal.fail("TaskExecStart", (0..14).map(|_| Fault::Disconnected));
+    assert_kept(&project, &project.run("lines"), "once\nonce\nsecond\n");
 }

@@ -9,7 +9,7 @@ use accel::backend::modal::clock::Clock;
 use accel::backend::modal::identity::Machine;
 use accel::backend::modal::limits::Limits;
 use accel::backend::modal::settings::Settings;
-use accel::backend::modal::{Access, Color, ModalBackend, ModalSettings};
+use accel::backend::modal::{Access, Color, Common, ModalBackend, ModalSettings};
 use accel::backend::{Backend, CancelSource};
 use accel::config::{LoadRequest, load};
 use accel::domain::{Place, Stream};
@@ -19,7 +19,10 @@ use accel::net::NetworkSettings;
 use accel::plan::Selection;
 use accel::process::{Ownership, Supervisor};
 use accel::store::journal::Entry;
+use accel::store::journal::warm::Parker;
 use accel::store::{Database, Directories, Journal};
+
+use tokio::runtime::Runtime;
 
 use crate::fake_modal::FakeModal;
 
@@ -30,6 +33,10 @@ pub struct Project {
     pub clock: Arc<dyn Clock>,
     pub network: NetworkSettings,
     pub limits: Limits,
+    /// What its runs share.
+    pub common: Common,
+    /// Of all runs: what stands between two of them lives in it.
+    runtime: Runtime,
 }
 
 #[derive(Debug)]
@@ -44,7 +51,8 @@ impl Project {
     pub fn new(config: &str, clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (modal, network, limits) = (FakeModal::serve(), NetworkSettings::default(), Limits::default());
-        let project = Self { folder, modal, clock, network, limits };
+        let project =
+            Self { folder, modal, clock, network, limits, common: Common::default(), runtime: runtime() };
         std::fs::create_dir(project.root()).unwrap();
         project.write("accel.toml", config);
         project
@@ -58,6 +66,12 @@ impl Project {
         std::fs::write(self.root().join(path), text).unwrap();
     }
 
+    /// Runs follow each other as those of a watch: connections stand in between.
+    pub fn in_a_loop(mut self) -> Self {
+        self.common = Common::of_loop(Parker::new(Journal::new(Database::new(self.directories()))));
+        self
+    }
+
     fn directories(&self) -> Directories {
         let home = self.folder.path().as_os_str().to_owned();
         let variable = |name: &str| (name == "HOME").then(|| home.clone());
@@ -66,8 +80,7 @@ impl Project {
 
     /// What the journal still holds.
     pub fn unsettled(&self) -> Vec<Entry> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(Journal::new(Database::new(self.directories())).unsettled()).unwrap()
+        self.runtime.block_on(Journal::new(Database::new(self.directories())).unsettled()).unwrap()
     }
 
     fn settings(&self, plan: &accel::plan::spec::Plan) -> ModalSettings {
@@ -82,7 +95,7 @@ impl Project {
             opening: None,
             limits: self.limits,
         };
-        settings_of(plan, access, self.directories())
+        ModalSettings { common: self.common.clone(), ..settings_of(plan, access, self.directories()) }
     }
 
     pub fn run(&self, job: &str) -> Done {
@@ -100,8 +113,7 @@ impl Project {
         let config = load(&request).unwrap_or_else(|error| panic!("{error:?}")).config;
         let plan = Arc::new(accel::workspace::plan(&config, &Selection::of([job])).unwrap());
         let backend = Arc::new(ModalBackend::new(self.settings(&plan)));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        self.runtime.block_on(async {
             let (emitter, mut events) = channel();
             let decide = Arc::new(|_: &accel::plan::spec::PlannedJob, _| Decision {
                 place: Place::Modal,
@@ -130,6 +142,10 @@ impl Project {
             Done { verdict: summary.jobs[0].verdict.clone(), stdout, notices }
         })
     }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn options() -> RunOptions {

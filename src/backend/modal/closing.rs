@@ -135,6 +135,7 @@ impl Closing<'_> {
             return Ok(());
         }
         if let (Ok(shared), Some(_)) = (self.core.shared(), settings.common.parker()) {
+            router.idle(self.link.limits.silence);
             shared.keep_router(lease, router);
         }
         if is_new {

@@ -76,6 +76,19 @@ impl Connection {
         self.shared.look().slept.take()
     }
 
+    /// Gives the connection up, unless that was done since: calls under way end, and the next ones open a new one.
+    pub(super) fn renew(&self, generation: u64) {
+        let mut state = self.shared.look();
+        if state.generation == generation {
+            self.shared.reopen(&mut state);
+        }
+    }
+
+    /// Counts the connections to this place so far.
+    pub(super) fn generation(&self) -> u64 {
+        self.shared.look().generation
+    }
+
     fn current(&self) -> (Channel, u64) {
         let state = self.shared.look();
         (state.channel.clone(), state.generation)
@@ -94,7 +107,7 @@ impl Connection {
         tokio::select! {
             biased;
             done = work => done,
-            () = slept => Err(Status::unavailable("this machine slept, and the connection with it")),
+            () = slept => Err(Status::unavailable("this machine slept, or the connection was silent: it is made anew")),
         }
     }
 }
@@ -113,12 +126,16 @@ impl Shared {
         let slept = wall.saturating_sub(state.wall).saturating_sub(awake.duration_since(state.awake));
         (state.wall, state.awake) = (wall, awake);
         if slept >= LEAST_SLEEP {
-            state.channel = (self.reopen)();
-            state.generation += 1;
+            self.reopen(&mut state);
             // The clocks are not read at one moment.
             state.slept = Some(Duration::from_secs(slept.as_secs_f64().round() as u64));
         }
         state
+    }
+
+    fn reopen(&self, state: &mut State) {
+        state.channel = (self.reopen)();
+        state.generation += 1;
     }
 }
 

@@ -78,12 +78,9 @@ impl Exec {
             Self { router: router.clone(), clock: Arc::clone(clock), task: task.to_owned(), id, begun };
         let request = exec.start_request(start);
         let router = router.clone();
+        let clock = Arc::clone(clock);
         let starting = async move {
-            let answer = match router.call(task::EXEC_START, request).await {
-                // An answer that was lost, and the same start again.
-                Err(error) if error.kind == ErrorKind::AlreadyExists && error.attempts > 1 => Ok(()),
-                answer => answer.map(drop),
-            };
+            let answer = start_once(&router, &clock, request).await;
             told.send_replace(Some(answer.is_ok()));
             answer
         };
@@ -189,6 +186,34 @@ impl Exec {
                 Err(error) if self.overtook(had_begun, &error).await => {}
                 Err(error) => patience.after(error).await?,
             }
+        }
+    }
+}
+
+/// The same start until the worker has answered it: it starts nothing twice. Whether an attempt whose connection broke
+/// has started the command cannot be known without an answer, so it is waited for as long as for output.
+async fn start_once(
+    router: &Router,
+    clock: &Arc<dyn Clock>,
+    request: wire::TaskExecStartRequest,
+) -> Result<(), ModalError> {
+    let mut patience = Patience::new(clock);
+    let mut sent_before = false;
+    loop {
+        let error = match router.call(task::EXEC_START, request.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        sent_before |= error.attempts > 1;
+        match error.kind {
+            // The answer to an earlier one was lost.
+            ErrorKind::AlreadyExists if sent_before => return Ok(()),
+            ErrorKind::Unreachable => {
+                sent_before = true;
+                router.note(Outage::Lost);
+                patience.after(error).await?;
+            }
+            _ => return Err(error),
         }
     }
 }

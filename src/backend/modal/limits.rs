@@ -6,6 +6,7 @@
 //! | the build of a layer | without a word of it | [`Limits::build`] |
 //! | sending files | without anything of them being taken | [`Limits::upload`] |
 //! | waiting for a machine | in all | the job's `gpu` list, else [`launch`](super::launch) |
+//! | a connection that stood idle | without any answer | [`Limits::silence`]; other silence ends with its keep-alive |
 //! | the command | in all | the job's `timeout`, kept by the engine; the sandbox's own lifetime behind it |
 //! | fetching outputs | without anything of them arriving | [`Limits::download`] |
 
@@ -24,6 +25,8 @@ pub struct Limits {
     /// Of one request that sends a piece of a large file. It is tried again.
     pub request: Duration,
     pub download: Duration,
+    /// Of a connection that stood idle between two runs, until something is answered over it. It is made anew.
+    pub silence: Duration,
 }
 
 impl Default for Limits {
@@ -33,6 +36,7 @@ impl Default for Limits {
             upload: Duration::from_secs(10 * 60),
             request: Duration::from_secs(3 * 60),
             download: Duration::from_secs(10 * 60),
+            silence: Duration::from_secs(5),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Calls to the command router of one sandbox.
 //!
 //! A router is another server, known by address and bearer token. The token is renewed when it is refused, once for
-//! all callers; the address stays for the life of the sandbox.
+//! all callers; the address stays for the life of the sandbox. A connection that nobody used for a while may have died
+//! unheard: until something is answered over it, silence is not borne for long.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
@@ -17,7 +18,7 @@ use super::clock::Clock;
 use super::connect::{ConnectBudget, Connector};
 use super::connection::{Answers, Connection};
 use super::control_plane::{client, codec, insert, path, unary, with_headers};
-use super::error::{ErrorKind, ModalError};
+use super::error::{ErrorKind, ModalError, is_transport};
 use super::method::Method;
 use super::retry::{Attempts, Throttling, Verdict};
 use super::settings::{Secret, ThrottleLimit};
@@ -41,6 +42,8 @@ pub struct Router(Arc<Shared>);
 
 struct Shared {
     connection: Connection,
+    /// After the connection stood idle, until something was answered: how long that may take before it is made anew.
+    unproven: Mutex<Option<Duration>>,
     outage: watch::Sender<Outage>,
     jwt: Mutex<Secret>,
     renewing: tokio::sync::Mutex<()>,
@@ -64,6 +67,7 @@ impl Router {
             .map_err(|error| ModalError::new(ErrorKind::Unreachable, "router", error.to_string()))?;
         Ok(Self(Arc::new(Shared {
             connection,
+            unproven: Mutex::default(),
             outage: watch::Sender::new(Outage::None),
             jwt: Mutex::new(access.jwt),
             renewing: tokio::sync::Mutex::default(),
@@ -128,7 +132,8 @@ impl Router {
             let mut headers = MetadataMap::new();
             insert(&mut headers, "authorization", &format!("Bearer {}", self.jwt().reveal()))?;
             insert(&mut headers, "x-throttle-retry-attempt", &attempts.throttled().to_string())?;
-            let status = match run(Attempt { headers, timeout: attempts.timeout(clock.now()) }).await {
+            let attempt = run(Attempt { headers, timeout: attempts.timeout(clock.now()) });
+            let status = match self.unless_silent(attempt).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
@@ -145,6 +150,43 @@ impl Router {
                     let error = ModalError::of_status(method, &status, tried);
                     return Err(ModalError { kind: ErrorKind::Throttled, ..error });
                 }
+            }
+        }
+    }
+
+    /// Nobody uses the connection for a while. The next calls bear no silence longer than `limit` until something is
+    /// answered.
+    pub(super) fn idle(&self, limit: Duration) {
+        *self.unproven() = Some(limit);
+    }
+
+    fn unproven(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.0.unproven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One attempt. Over a connection that stood idle it ends as unavailable when nothing at all is answered, and the
+    /// connection is made anew, once for all calls.
+    async fn unless_silent<T>(&self, attempt: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let limit = *self.unproven();
+        let Some(limit) = limit else { return attempt.await };
+        let generation = self.0.connection.generation();
+        let silent = async {
+            tokio::time::sleep(limit).await;
+            if self.unproven().take().is_none() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = attempt => {
+                if !answer.as_ref().is_err_and(is_transport) {
+                    *self.unproven() = None;
+                }
+                answer
+            }
+            () = silent => {
+                self.0.connection.renew(generation);
+                Err(Status::unavailable("nothing was answered over a connection that stood idle"))
             }
         }
     }
