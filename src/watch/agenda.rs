@@ -110,6 +110,17 @@ impl Agenda {
     /// begin anew, else it runs once more afterwards, also where changes are ignored.
     pub fn ask(&mut self, jobs: &Jobs) -> Reaction {
         self.want(jobs);
+        self.restart(jobs)
+    }
+
+    /// What these jobs follow has changed.
+    pub fn changed(&mut self, affected: &Jobs) -> Reaction {
+        let outdated = self.changed_meanwhile(affected);
+        self.restart(&outdated)
+    }
+
+    /// Ends the current run for one of the jobs, if that is in it and wants to.
+    fn restart(&mut self, jobs: &Jobs) -> Reaction {
         let Some(running) = &mut self.running else { return Reaction::Wait };
         let restarts = |job: &JobId| {
             let on_busy = self.graph.jobs.get(job).map(|node| node.on_busy);
@@ -122,26 +133,20 @@ impl Agenda {
         Reaction::Wait
     }
 
-    /// What these jobs follow has changed.
-    pub fn changed(&mut self, affected: &Jobs) -> Reaction {
+    /// The same, but whatever runs goes on to its end. Returns the jobs whose results are of the past.
+    pub fn changed_meanwhile(&mut self, affected: &Jobs) -> Jobs {
         let outdated = self.graph.with_dependants(affected);
         self.passed.retain(|job| !outdated.contains(job));
         let Some(running) = &mut self.running else {
-            self.wanted.extend(outdated);
-            return Reaction::Wait;
+            self.wanted.extend(outdated.iter().cloned());
+            return outdated;
         };
-        let busy = |job: &&JobId| running.jobs.contains(*job);
         let on_busy = |job: &JobId| self.graph.jobs.get(job).map_or(OnBusy::Queue, |node| node.on_busy);
-        let ignored: Jobs =
-            outdated.iter().filter(busy).filter(|job| on_busy(job) == OnBusy::Ignore).cloned().collect();
-        let restarts = outdated.iter().filter(busy).any(|job| on_busy(job) == OnBusy::Restart);
-        self.wanted.extend(outdated.difference(&ignored).cloned());
-        running.outdated.extend(outdated.difference(&ignored).cloned());
-        if restarts && !running.stopped {
-            running.stopped = true;
-            return Reaction::Stop;
-        }
-        Reaction::Wait
+        let ignored = |job: &&JobId| running.jobs.contains(*job) && on_busy(job) == OnBusy::Ignore;
+        let followed: Jobs = outdated.iter().filter(|job| !ignored(job)).cloned().collect();
+        self.wanted.extend(followed.iter().cloned());
+        running.outdated.extend(followed);
+        outdated
     }
 
     pub fn is_running(&self) -> bool {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::affected::Interests;
 use super::agenda::{Agenda, Graph, Reaction};
 use super::observed::{Findings, Observed, Unfinished};
+use super::restless::Restless;
 use super::settle::Settle;
 use super::source::{Happening, Means, Source};
 use crate::backend::{Cancel, CancelLevel, CancelSource, StopReason};
@@ -106,6 +107,10 @@ pub enum News {
     Back,
     /// What was asked for runs when the current run is over.
     Queued,
+    /// This file changes with every run, as if a job wrote it: it interrupts runs no longer.
+    Restless {
+        path: String,
+    },
 }
 
 /// Whoever runs jobs, reads the configuration and talks to the user.
@@ -214,6 +219,7 @@ struct Follow {
     away_said_at: Option<Instant>,
     away_was_said: bool,
     polling_was_said: bool,
+    restless: Restless,
 }
 
 impl Follow {
@@ -236,6 +242,7 @@ impl Follow {
             away_said_at: None,
             away_was_said: false,
             polling_was_said: false,
+            restless: Restless::default(),
         }
     }
 
@@ -362,6 +369,9 @@ impl Follow {
         };
         let changed = self.absorb(findings);
         self.say_means(work);
+        if let Some(path) = self.restless.note(&changed, self.agenda.is_running(), now) {
+            work.tell(News::Restless { path });
+        }
         let mut reaction = self.files_changed(&changed);
         if std::mem::take(&mut self.plan_changed) || self.polls_config() {
             let reloaded = self.reload(work);
@@ -391,8 +401,12 @@ impl Follow {
         self.trigger.cause = Cause::Change;
         self.trigger.count += changed.len();
         let room = NAMED_PATHS.saturating_sub(self.trigger.paths.len());
-        self.trigger.paths.extend(changed.into_iter().take(room).map(str::to_owned));
-        self.agenda.changed(&affected)
+        self.trigger.paths.extend(changed.iter().take(room).map(|path| (*path).to_owned()));
+        if self.restless.interrupts(&changed) {
+            return self.agenda.changed(&affected);
+        }
+        self.agenda.changed_meanwhile(&affected);
+        Reaction::Wait
     }
 
     fn reload(&mut self, work: &impl Work) -> Reaction {

@@ -76,5 +76,6 @@ mod tree_scan;
 mod tree_unpack;
 mod watch;
 mod watch_places;
+mod watch_reliability;
 mod watch_terminal;
 mod watch_torture;

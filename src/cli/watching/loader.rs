@@ -26,6 +26,7 @@ use crate::plan::warm::Habit;
 use crate::plan::{self, Selection};
 use crate::process::{Input, Launch, Tool, find_program};
 use crate::watch::affected::{Interests, named_exactly};
+use crate::watch::litter::LITTER;
 use crate::watch::{Following, Reloaded};
 use crate::workspace::tree::{Exclusion, Judge, Judgement, Rules};
 
@@ -208,6 +209,9 @@ impl Paths {
                 reason: format!("output of {}", job.id),
             }));
         }
+        exclusions.extend(
+            LITTER.map(|(pattern, what)| Exclusion { pattern: pattern.to_owned(), reason: what.to_owned() }),
+        );
         let directories = context.ambient.directories(&plan.root);
         for own in [directories.state_path(), directories.cache_path()] {
             let below =

@@ -175,6 +175,7 @@ impl Work for Watcher<'_> {
                 printer.warning(&format!("{root} is gone; waiting for it to come back"));
             }
             News::Back => printer.say("the folder is back\n"),
+            News::Restless { path } => printer.warning(&words::restless(&path)),
             News::Queued => printer.say("once more after this run\n"),
         }
         self.line.restore();

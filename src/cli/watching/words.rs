@@ -32,6 +32,14 @@ pub fn polling(why: &str, help: Option<&str>) -> String {
     format!("looking for changes every second, as none are told: {why}{help}")
 }
 
+pub fn restless(path: &str) -> String {
+    let path = short(path);
+    format!(
+        "{path} changes with every run, and interrupts runs no longer; if a job writes it, name it in the job's \
+         outputs or watch.ignore"
+    )
+}
+
 /// `src/lib.rs changed`, `src/lib.rs and 3 others changed`, `key`.
 pub fn trigger(trigger: &Trigger) -> String {
     match (trigger.cause, trigger.paths.as_slice(), trigger.count) {
