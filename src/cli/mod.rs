@@ -33,6 +33,7 @@ pub use ambient::Ambient;
 use std::panic::{self, UnwindSafe};
 
 use crate::base::exit_code;
+use crate::process::FoundTerminal;
 use args::{Cli, Command, Parsed, Rendered};
 use context::Context;
 use error::CommandError;
@@ -105,7 +106,10 @@ pub fn guarded(command: impl FnOnce() -> u8 + UnwindSafe) -> u8 {
 
 /// Replaces Rust's panic report, which is for programmers, by one line that says what to do.
 fn install_panic_hook() {
-    panic::set_hook(Box::new(|panic| {
+    let terminal = FoundTerminal::look();
+    panic::set_hook(Box::new(move |panic| {
+        // In a raw one, lines would begin where the last one ended.
+        terminal.restore();
         let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let payload = panic.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);

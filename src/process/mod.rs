@@ -28,5 +28,5 @@ pub use output::{Discard, Observer, OutputTo};
 pub use run::{Control, Ended};
 pub use spawn::{Input, Launch, SpawnError, Supervisor};
 pub use standard_input::StandardInput;
-pub use terminal::{RawTerminal, WindowSize};
+pub use terminal::{FoundTerminal, RawTerminal, WindowSize};
 pub use tool::{StepLog, Tool, ToolError, ToolOutput};

@@ -175,6 +175,24 @@ impl Drop for RawTerminal {
     }
 }
 
+/// The modes in which accel found its terminal, for a message that is written when nothing is in order.
+#[derive(Debug, Clone)]
+pub struct FoundTerminal(Option<Termios>);
+
+impl FoundTerminal {
+    /// Where standard input is one.
+    pub fn look() -> Self {
+        Self(tcgetattr(stdin()).ok())
+    }
+
+    /// Not where another group has it: it is for that to say what its modes are.
+    pub fn restore(&self) {
+        if let Some(modes) = self.0.as_ref().filter(|_| is_in_foreground()) {
+            set_modes(modes);
+        }
+    }
+}
+
 impl Supervisor {
     /// Takes a lent terminal back and restores its modes. For a process that is about to leave while jobs run.
     pub fn take_terminal_back(&self) {

@@ -237,7 +237,10 @@ fn three_signals_and_a_panic_leave_the_terminal_as_it_was() {
     let helper = crate::beacons::helper();
     let script = between_looks(&format!("{helper} panic-raw"));
     let mut terminal = Terminal::start_in(World::new(), &["sh", "-c", &script]);
-    terminal.shows("index out of range").shows("same-125");
+    terminal
+        .shows("index out of range\r\nhelp: this is a mistake in accel")
+        .shows("line\r\n")
+        .shows("same-125");
 }
 
 #[test]
