@@ -108,7 +108,7 @@ impl Execution<'_> {
     pub fn prepare(&self, plan: Arc<Plan>) -> PreparedRun<'_> {
         let ambient = self.context.ambient;
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let color = color_hint(&plan, self.wishes.color, ambient);
+        let color = color_hint(self.wishes.color, ambient);
         let Self { supervisor, folder, access, .. } = *self;
         let around =
             Around { supervisor, ambient, folder, access, reuse: self.wishes.reuse, common: &self.common };
@@ -340,14 +340,13 @@ pub fn host(ambient: &Ambient, folder: &Path, supervisor: &Supervisor) -> Host {
     }
 }
 
-/// A job that is alone has the terminal itself; those behind prefixes are told what their output ends on.
-fn color_hint(plan: &Plan, wish: ColorWish, ambient: &Ambient) -> ColorHint {
+/// A job that has the terminal itself looks at it; others are told what their output ends on.
+fn color_hint(wish: ColorWish, ambient: &Ambient) -> ColorHint {
     match wish {
         ColorWish::Never => ColorHint::Never,
         ColorWish::Always => ColorHint::Always,
-        ColorWish::Auto if plan.jobs.len() == 1 => ColorHint::Unsaid,
         ColorWish::Auto => match ambient.color(wish, ambient.stdout_is_terminal) {
-            ColorChoice::Ansi => ColorHint::Always,
+            ColorChoice::Ansi => ColorHint::WherePassedOn,
             ColorChoice::Plain => ColorHint::Unsaid,
         },
     }

@@ -57,7 +57,8 @@ impl Modal {
                 color: match color {
                     ColorHint::Unsaid => Color::Unsaid,
                     ColorHint::Never => Color::Never,
-                    ColorHint::Always => Color::Always,
+                    // Nothing there has this terminal itself.
+                    ColorHint::Always | ColorHint::WherePassedOn => Color::Always,
                 },
                 global_ignore: ambient::global_ignore(),
                 journal: Journal::new(Database::new(directories.clone())),

@@ -72,11 +72,12 @@ impl Sink for RecordSink {
                     log.append(at_ms, *stream, data)?;
                 }
             }
-            Event::JobFinished { job, verdict, .. } => {
+            Event::JobFinished { job, verdict, place, .. } => {
                 if let Some(log) = self.logs.remove(job) {
                     log.finish(at_ms)?;
                     let verdict = serde_json::to_string(verdict).map_err(io::Error::other)?;
-                    self.runs.finished(&self.run, job.as_str(), at_ms, &verdict).map_err(failed)?;
+                    let place = place.map(Place::as_str);
+                    self.runs.finished(&self.run, job.as_str(), at_ms, place, &verdict).map_err(failed)?;
                 }
             }
             _ => {}
@@ -120,10 +121,14 @@ mod tests {
     }
 
     fn finished(job: &str) -> Event {
+        finished_in(job, None)
+    }
+
+    fn finished_in(job: &str, place: Option<Place>) -> Event {
         Event::JobFinished {
             job: JobId::new(job),
             verdict: Verdict::Failed { exit: Exit::Code(3) },
-            place: None,
+            place,
             attempts: 1,
             duration: Duration::ZERO,
         }
@@ -175,6 +180,17 @@ mod tests {
         assert_eq!(log.next_record().unwrap(), Some(Record::End));
         let job = runs.find("run-1").unwrap().remove(0);
         assert_eq!(job.verdict.unwrap()["verdict"], "failed");
+    }
+
+    #[test]
+    fn a_job_is_recorded_where_it_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = Runs::new(Database::new(Directories::in_folder(folder.path())));
+        let mut sink = RecordSink::new(runs.clone(), "p", "/w");
+        feed(&mut sink, vec![started(), routed("race", Place::Modal)]);
+        assert_eq!(runs.find("race").unwrap()[0].place, "modal");
+        feed(&mut sink, vec![finished_in("race", Some(Place::Local))]);
+        assert_eq!(runs.find("race").unwrap()[0].place, "local");
     }
 
     #[test]

@@ -58,11 +58,20 @@ impl Runs {
         self.0.write_now(Durability::Process, insert).map(drop)
     }
 
-    pub fn finished(&self, run: &str, job: &str, at_ms: u64, verdict: &str) -> Result<(), DatabaseError> {
+    /// `place`: where it ended, if it began; the loser of a race, and a place that was left, are not named.
+    pub fn finished(
+        &self,
+        run: &str,
+        job: &str,
+        at_ms: u64,
+        place: Option<&str>,
+        verdict: &str,
+    ) -> Result<(), DatabaseError> {
         let update = |connection: &Connection| {
             connection.execute(
-                "UPDATE job_run SET finished_at = ?3, verdict = ?4 WHERE run = ?1 AND job = ?2",
-                params![run, job, time(at_ms), verdict],
+                "UPDATE job_run SET finished_at = ?3, place = coalesce(?4, place), verdict = ?5
+                 WHERE run = ?1 AND job = ?2",
+                params![run, job, time(at_ms), place, verdict],
             )
         };
         self.0.write_now(Durability::Process, update).map(drop)
@@ -175,7 +184,7 @@ mod tests {
             make_log_folder(&each.log).unwrap();
             std::fs::write(&each.log, "x").unwrap();
         }
-        runs.finished("aaaa1", "test", 1_500, r#"{"verdict":"passed"}"#).unwrap();
+        runs.finished("aaaa1", "test", 1_500, None, r#"{"verdict":"passed"}"#).unwrap();
         let found = runs.find("test").unwrap();
         assert_eq!(found.iter().map(|job| job.run.as_str()).collect::<Vec<_>>(), ["bbbb2", "aaaa1"]);
         assert_eq!(found[1].verdict.as_ref().unwrap()["verdict"], "passed");

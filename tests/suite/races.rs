@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::fake_modal::{Death, FakeModal, Fate, Moment};
+use crate::terminal::Terminal;
 use crate::world::{Finished, Signal, World};
 
 const JOBS: &str = r#"version = 1
@@ -200,6 +201,35 @@ fn what_programs_see_of_a_race() {
     assert!(position("job_cost") < position("job_finished"));
     let texts: Vec<&str> = find("output").iter().filter_map(|line| line["data"]["text"].as_str()).collect();
     assert_eq!(texts.concat(), "in local\n");
+}
+
+#[test]
+fn a_race_on_a_terminal_is_told_that_its_output_ends_there() {
+    for winner in ["modal", "local"] {
+        let says = "echo colour-${CLICOLOR_FORCE:-unsaid}";
+        let Race { modal, world, meeting } = Race::new(says, says);
+        if winner == "local" {
+            modal.next_sandbox(Fate::Dies(Moment::Exec, Death::InternalFailure));
+        }
+        let world = world.env("TERM", "xterm-256color");
+        let mut terminal = Terminal::start_in(world, &["accel", "run", "race"]);
+        terminal.shows(&format!("in {winner}\r\n")).shows("colour-1");
+        terminal.ends_with(0);
+        drop(meeting);
+    }
+}
+
+#[test]
+fn the_log_of_a_race_that_this_machine_won_says_so() {
+    let race = Race::at_once("sleep 600", "meet modal");
+    let toml = race.world.read("accel.toml");
+    let other = "[jobs.other]\nrun = 'echo other'\nroute = 'modal'\n";
+    race.world.write("accel.toml", format!("{toml}{other}"));
+    race.world.accel(["run", "race", "other"]).run().code(0);
+    let run = race.history()[0]["run"].as_str().unwrap().to_owned();
+    let logs = race.world.accel(["logs", &run]).run();
+    logs.code(0).stdout_has("in local\n").stderr_has("── race, on this machine in the end\n");
+    logs.stderr_has("── other\n");
 }
 
 #[test]

@@ -86,7 +86,7 @@ async fn many(database: &Database, count: usize) {
             verdict: None,
         };
         runs.started(&record).unwrap();
-        runs.finished(&run, "test", now_ms(), r#"{"verdict":"passed"}"#).unwrap();
+        runs.finished(&run, "test", now_ms(), None, r#"{"verdict":"passed"}"#).unwrap();
         assert!(lease.settle(Settlement::Terminated).await.unwrap());
     }
 }

@@ -51,12 +51,14 @@ pub struct LocalSettings {
 /// What jobs are told about colour, unless they are told something else by their own variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColorHint {
-    /// Nothing: they look at the terminal themselves.
+    /// Nothing: what they write ends on no terminal, or they see it themselves.
     Unsaid,
     /// `NO_COLOR`.
     Never,
-    /// `CLICOLOR_FORCE` and `FORCE_COLOR`: what they write ends on a terminal, though not directly.
+    /// `CLICOLOR_FORCE` and `FORCE_COLOR`.
     Always,
+    /// The same where accel passes their output on: it ends on a terminal, though not directly.
+    WherePassedOn,
 }
 
 /// Runs jobs on this machine.

@@ -7,7 +7,7 @@ use super::command::{Invocation, Surroundings, in_shell, resolve};
 use super::container::{self, Container};
 use super::ground::Ground;
 use super::output::AsEvents;
-use super::{LocalSettings, OomKills, PrepareRequest, Prepared, variables};
+use super::{ColorHint, LocalSettings, OomKills, PrepareRequest, Prepared, variables};
 use crate::backend::{BoxFuture, Failure, OpenRequest, OutputMode, Session};
 use crate::base::exit_code;
 use crate::domain::{Cause, Exit};
@@ -24,6 +24,7 @@ pub(super) struct LocalSession {
     request: OpenRequest,
     supervisor: Supervisor,
     env: Vec<(OsString, OsString)>,
+    color: ColorHint,
     cwd: PathBuf,
     /// Holds the environment's lock until the session is closed.
     _prepared: Prepared,
@@ -49,7 +50,8 @@ impl LocalSession {
             Some(_) => variables::of_container(&request, settings, &dotenv),
             None => variables::of_job(&request, settings, &dotenv, &prepared, &cwd),
         };
-        Ok(Self { request, supervisor, env, cwd, _prepared: prepared, container, oom_kills, ground })
+        let color = settings.color;
+        Ok(Self { request, supervisor, env, color, cwd, _prepared: prepared, container, oom_kills, ground })
     }
 
     async fn run(&self, output: OutputMode) -> Result<Exit, Failure> {
@@ -156,6 +158,7 @@ impl LocalSession {
 
 impl Session for LocalSession {
     fn execute(&mut self, output: OutputMode) -> BoxFuture<'_, Result<Exit, Failure>> {
+        variables::hint_color(&mut self.env, self.color, output);
         Box::pin(self.run(output))
     }
 

@@ -1,6 +1,6 @@
 //! The environment of a job on this machine.
 //!
-//! Weakest first: the host's, the colour hint, the image's `env` layers, dotenv files, the job's `env`, what its
+//! Weakest first: the colour hint, the host's, the image's `env` layers, dotenv files, the job's `env`, what its
 //! virtual environment needs, accel's own `ACCEL_*` and `PWD`.
 
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use super::{ColorHint, LocalSettings, Prepared};
-use crate::backend::OpenRequest;
+use crate::backend::{OpenRequest, OutputMode};
 use crate::domain::Place;
 use crate::plan::spec::{ImageSpec, StepSpec};
 
@@ -28,7 +28,6 @@ pub(super) fn of_job(
     for name in &prepared.unset {
         variables.0.shift_remove(OsStr::new(name));
     }
-    variables.hint_color(settings.color);
     variables.extend(image_env(&request.spec.image));
     variables.extend(dotenv.iter().map(|(name, value)| (name, value)));
     variables.extend(&request.spec.env);
@@ -58,7 +57,6 @@ pub(super) fn of_container(
             variables.0.insert(name.clone(), value.clone());
         }
     }
-    variables.hint_color(settings.color);
     variables.extend(dotenv.iter().map(|(name, value)| (name, value)));
     variables.extend(&request.spec.env);
     variables.set("ACCEL_JOB", request.job.as_str());
@@ -67,6 +65,22 @@ pub(super) fn of_container(
         variables.set("ACCEL_RUN", run);
     }
     variables.0.into_iter().collect()
+}
+
+/// The weakest word about colour: only where nobody says something else.
+pub(super) fn hint_color(env: &mut Vec<(OsString, OsString)>, hint: ColorHint, output: OutputMode) {
+    let names: &[&str] = match (hint, output) {
+        (ColorHint::Unsaid, _) | (ColorHint::WherePassedOn, OutputMode::Inherit) => &[],
+        (ColorHint::Never, _) => &["NO_COLOR"],
+        (ColorHint::Always, _) | (ColorHint::WherePassedOn, OutputMode::Events) => {
+            &["CLICOLOR_FORCE", "FORCE_COLOR"]
+        }
+    };
+    for name in names {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push(((*name).into(), "1".into()));
+        }
+    }
 }
 
 fn image_env(image: &ImageSpec) -> impl Iterator<Item = (&String, &String)> {
@@ -86,18 +100,6 @@ impl Variables {
         entries.into_iter().for_each(|(name, value)| self.set(name, value));
     }
 
-    /// Only where the host says nothing else.
-    fn hint_color(&mut self, hint: ColorHint) {
-        let names: &[&str] = match hint {
-            ColorHint::Unsaid => &[],
-            ColorHint::Never => &["NO_COLOR"],
-            ColorHint::Always => &["CLICOLOR_FORCE", "FORCE_COLOR"],
-        };
-        for name in names {
-            self.0.entry((*name).into()).or_insert_with(|| "1".into());
-        }
-    }
-
     fn prefix_path(&mut self, prepared: &Prepared) {
         if prepared.path_prefix.is_empty() {
             return;
@@ -110,5 +112,29 @@ impl Variables {
         }
         joined.push(path);
         self.set("PATH", joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_spoken_of_where_output_is_passed_on_and_nobody_says_something_else() {
+        let check = |hint, output, before: &[(&str, &str)], expected: &str| {
+            let mut env = before.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            hint_color(&mut env, hint, output);
+            let said = env.iter().map(|(name, value)| format!("{}={} ", name.display(), value.display()));
+            assert_eq!(said.collect::<String>().trim_end(), expected, "{hint:?} {output:?}");
+        };
+        use ColorHint::{Always, Never, Unsaid, WherePassedOn};
+        use OutputMode::{Events, Inherit};
+        let forced = "CLICOLOR_FORCE=1 FORCE_COLOR=1";
+        check(WherePassedOn, Inherit, &[], "");
+        check(WherePassedOn, Events, &[], forced);
+        check(WherePassedOn, Events, &[("FORCE_COLOR", "0")], "FORCE_COLOR=0 CLICOLOR_FORCE=1");
+        check(Always, Inherit, &[], forced);
+        check(Unsaid, Events, &[], "");
+        check(Never, Inherit, &[], "NO_COLOR=1");
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::held::Held;
 use crate::cli::printer::{Format, Style};
-use crate::domain::{JobId, Stream};
+use crate::domain::{JobId, Place, Stream};
 use crate::event::{Event, Stamped};
 use crate::store::log::{LogReader, Record};
 use crate::store::runs::JobRun;
@@ -29,7 +29,9 @@ pub fn run(args: &LogsArgs, context: &Context<'_>) -> Outcome {
     for job in &jobs {
         if jobs.len() > 1 {
             let name = context.printer.paint_stderr(Style::Name, &job.job);
-            context.printer.say(format!("── {name}\n"));
+            let elsewhere =
+                if job.place == Place::Modal.as_str() { "" } else { ", on this machine in the end" };
+            context.printer.say(format!("── {name}{elsewhere}\n"));
         }
         match show.log(job, args) {
             Ok(()) => {}
