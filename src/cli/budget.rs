@@ -112,7 +112,7 @@ fn longest(job: &PlannedJob) -> Duration {
 
 /// What the job costs at least, should every attempt run until the server ends its sandbox; and for how long that is.
 pub fn worst_case(job: &PlannedJob, limits: &BudgetLimits, per_hour: Dollars) -> (Duration, Dollars) {
-    let most = purse::Purse::new(caps(limits)).most(per_hour, job.spec.stop_timeout);
+    let most = purse::Purse::new(caps(limits), None).most(per_hour, job.spec.stop_timeout);
     let one = most.map_or(longest(job), |most| most.min(longest(job)));
     let kept = match job.warm {
         Some(Warm::Keep { max, .. }) if !job.spec.tty => max,

@@ -11,10 +11,10 @@ use crate::backend::local::environment::{Host, UvEnvironments};
 use tokio::runtime::Runtime;
 
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
-use crate::backend::modal::{Access, Common, Reuse};
+use crate::backend::modal::{Access, Common, Need, Reuse};
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
-use crate::domain::Place;
+use crate::domain::{JobId, Place};
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
 use crate::event;
 use crate::plan;
@@ -26,12 +26,14 @@ use crate::sink::terminal::{Colors, Port, Progress, StepLogs, TerminalOptions};
 use crate::sink::{self, HistorySink, JsonSink, RecordSink, Sink, TerminalSink};
 use crate::store::runs::Runs;
 use crate::store::{Database, History};
+use crate::watch::Sign;
 
 use super::ambient::{Ambient, ColorWish};
 use super::context::Context;
 use super::error::CommandError;
 use super::keyboard::Keyboard;
 use super::modal::{Around, Modal};
+use super::prewarm::{self, Candidate, Part};
 use super::printer::{Format, Printer, Verbosity};
 use super::routing::{self, Quotes};
 use super::runtime::Underway;
@@ -83,7 +85,9 @@ pub fn execute(
     let prepared = execution.prepare(Arc::clone(&plan));
     let summary =
         watched(&underway.runtime, context, &supervisor, prepared.beside(), async |emitter, cancel| {
-            prepared.run(emitter, cancel.watch()).await
+            let summary = prepared.run(emitter, cancel.watch()).await;
+            execution.common.finish(cancel.level()).await;
+            summary
         })??;
     prepared.mention_unheard_of();
     Ok(engine::exit_code(&plan, &summary))
@@ -163,12 +167,39 @@ impl PreparedRun<'_> {
         let caller = routing::caller(ambient, *caller)?;
         let gatherer = routing::gatherer(plan, ambient, caller, supervisor, cancel.clone(), folder);
         let run = async {
-            let decide = routing::decide(plan, &gatherer, Quotes::By(modal)).await?;
+            let expected = self.expect_modal();
+            let decide = routing::decide(plan, &gatherer, Quotes::By(modal)).await;
+            self.settle_expectations(expected, decide.as_ref().ok());
+            let decide = decide?;
             Ok(engine::run(Arc::clone(plan), self.options(), backends, decide, emitter, cancel).await)
         };
         let summary = beside_connecting(modal, plan, run).await;
         modal.finish().await;
         summary
+    }
+
+    /// Begins on Modal what may be of use there, by what the plan alone says.
+    pub fn prewarm(&self, sign: Sign) {
+        prewarm::begin(&self.modal, &self.plan, &prewarm::candidates(&self.plan, sign));
+    }
+
+    /// Jobs whose place the facts decide, where that is worth something to the user.
+    fn expect_modal(&self) -> Vec<Candidate> {
+        let mut candidates = prewarm::candidates(&self.plan, Sign::Start);
+        candidates.retain(|candidate| candidate.part == Part::Sandbox(Need::Expected));
+        prewarm::begin(&self.modal, &self.plan, &candidates);
+        candidates
+    }
+
+    /// The facts have decided. Without a decision nothing is run.
+    fn settle_expectations(&self, expected: Vec<Candidate>, decide: Option<&engine::Decide>) {
+        let stays = |job: &JobId| {
+            let planned = self.plan.jobs.iter().find(|planned| planned.id == *job);
+            let place = planned.zip(decide).map(|(planned, decide)| decide(planned, 1).place);
+            place != Some(Place::Modal)
+        };
+        let elsewhere = expected.into_iter().map(|candidate| candidate.job).filter(stays).collect();
+        prewarm::call_off(&self.modal, &self.plan, &elsewhere);
     }
 
     /// After all has been shown: warns of sandboxes that may be left and that nobody knows by name.

@@ -43,7 +43,7 @@ impl Modal {
         let (variables, terminal) = (ambient.variables.clone(), terminal(ambient));
         let (directories, network) = (ambient.directories(folder), ambient.network());
         let (access, common) = (access.cloned(), common.clone());
-        let purse = Arc::new(Purse::new(budget::caps(&plan.budget)));
+        let purse = Arc::new(Purse::new(budget::caps(&plan.budget), plan.budget.prewarm_per_day));
         let for_jobs = Arc::clone(&purse);
         let make = move || {
             let access = access.clone();

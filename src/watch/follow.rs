@@ -77,6 +77,15 @@ pub enum Command {
     Quit,
 }
 
+/// What makes a run likely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It is about to begin.
+    Start,
+    /// Something was saved; nobody knows yet what.
+    Save,
+}
+
 /// What became of the configuration.
 pub enum Reloaded {
     /// Broken; told to the user. The files that it is made of now.
@@ -120,6 +129,8 @@ pub trait Work {
     fn tell(&self, news: News);
     /// The next wish; never, where nobody can have one. Dropped and asked again at any time.
     fn command(&self) -> impl Future<Output = Command>;
+    /// Something happens that a run may follow, while none goes on. Returns at once.
+    fn sign(&self, sign: Sign);
     /// The runs after this one go elsewhere; the same jobs, followed as before.
     fn switch_place(&self) -> Option<Arc<Plan>>;
 }
@@ -136,8 +147,9 @@ pub async fn follow(
     polling: Option<Means>,
     mut quit: Cancel,
 ) {
-    let mut state = Follow::new(following, rules, polling);
-    state.begin(work);
+    work.sign(Sign::Start);
+    let mut state = Follow::begun(following, rules, polling).await;
+    state.ready(work);
     let mut current: Option<Current<'_>> = None;
     let mut seen = CancelLevel::Run;
     let mut quitting = false;
@@ -172,7 +184,13 @@ pub async fn follow(
                     source.raise(level);
                 }
             }
-            happening = state.source.next(), if !quitting => state.happened(happening, work),
+            happening = state.source.next(), if !quitting => {
+                let was_quiet = state.settle.due().is_none();
+                state.happened(happening, work);
+                if current.is_none() && was_quiet && state.settle.due().is_some() {
+                    work.sign(Sign::Save);
+                }
+            }
             () = until(due), if !quitting && due.is_some() => {
                 if state.settled(work) == Reaction::Stop && let Some((_, source)) = &current {
                     source.raise(state.stop_level());
@@ -246,8 +264,20 @@ impl Follow {
         }
     }
 
-    fn begin(&mut self, work: &impl Work) {
-        self.take_tree();
+    /// Looks at the tree on another thread: what a sign has set going goes on meanwhile.
+    async fn begun(following: Following, rules: Rules, polling: Option<Means>) -> Self {
+        let look = move || {
+            let mut state = Self::new(following, rules, polling);
+            state.take_tree();
+            state
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(state) => state,
+            Err(broken) => std::panic::resume_unwind(broken.into_panic()),
+        }
+    }
+
+    fn ready(&mut self, work: &impl Work) {
         self.say_means(work);
         work.tell(News::Ready { files: self.observed.files() });
         self.agenda.want(&self.graph.all());

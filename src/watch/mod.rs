@@ -21,6 +21,8 @@ mod restless;
 mod settle;
 mod source;
 
-pub use follow::{Cause, Command, Ended, Following, News, Reloaded, Run, Trigger, Work, follow, requested};
+pub use follow::{
+    Cause, Command, Ended, Following, News, Reloaded, Run, Sign, Trigger, Work, follow, requested,
+};
 pub use settle::Settle;
 pub use source::Means;

@@ -1,5 +1,5 @@
 //! What is begun before it is known to be needed, through the real binary: sandboxes that are asked for while the tree is
-//! walked, and that none of them is left when they are not used.
+//! walked, before a place is decided on and before another gets too old; and that none of them is left when they are not used.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::fake_modal::FakeModal;
 use crate::modal_world::world;
-use crate::world::{Finished, World};
+use crate::world::{Finished, Signal, World};
 
 const SHOW: &str = "[jobs.it]\nrun = 'cat data; ls | wc -l'\n";
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 /// The system takes a lease away after 45 seconds.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// A walk reads the ignore rules of the tree, so it goes no further before the gate is dropped.
+/// A walk reads the ignore rules of every folder, so it goes no further before the gate is dropped.
 struct Gate {
     holder: Child,
     said: Lines<BufReader<ChildStdout>>,
@@ -40,7 +40,11 @@ impl Gate {
     /// `None` where there are no leases.
     fn close(world: &World) -> Option<Self> {
         let mut holder = Command::new("python3");
-        holder.args(["-c", HOLD]).arg(world.path(".gitignore")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        holder
+            .args(["-c", HOLD])
+            .arg(world.path("deep/.gitignore"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut holder = holder.spawn().ok()?;
         let mut said = BufReader::new(holder.stdout.take()?).lines();
         let held = said.next()?.ok()?;
@@ -61,21 +65,18 @@ impl Gate {
 #[test]
 fn a_sandbox_is_asked_for_while_the_tree_is_walked() {
     let modal = FakeModal::serve();
-    let world = world(&modal, SHOW).file("data", "1\n").file(".gitignore", "ignored\n");
-    run(&world).code(0).stdout("1\n2\n");
+    let world = world(&modal, SHOW).file("data", "1\n").file("deep/.gitignore", "ignored\n");
+    run(&world).code(0).stdout("1\n3\n");
     world.write("data", "2\n");
     modal.forget_calls();
-    let Some(mut gate) = Gate::close(&world) else {
-        println!("skipped: python3 cannot hold a lease on a file here");
-        return;
-    };
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
     let running = world.accel(["run", "it"]).spawn();
     gate.wait_for_a_walk();
     let held = Instant::now();
     modal.wait_for_calls_of("SandboxCreateV2", 1, || held.elapsed() > LEASE);
     assert_eq!(modal.calls_of("SandboxCreateV2").len(), 1, "nobody waits for the tree");
     gate.open();
-    running.finish().code(0).stdout("2\n2\n");
+    running.finish().code(0).stdout("2\n3\n");
     assert_eq!((modal.sandboxes().len(), modal.alive().len()), (2, 0));
 }
 
@@ -102,4 +103,155 @@ fn a_tree_that_cannot_be_sent_leaves_no_sandbox() {
     run(&world).code(125).stderr_has("max_size").stderr_lacks("may still run");
     assert!(modal.alive().is_empty());
     world.accel(["ps"]).run().code(0).stderr_has("nothing of accel runs on Modal");
+}
+
+/// A job that runs here as long as there is little to send, and keeps its sandbox.
+fn undecided(modal: &FakeModal, budget: &str) -> World {
+    let config = "[defaults]\nroute = [{ when = { sync_bytes = '<1MB' }, to = 'local' }, { to = 'modal' }]\n\
+                  [jobs.it]\nwarm = true\nwatch.paths = ['data']\nrun = 'cat data; echo ${MODAL_SANDBOX_ID:-here}'\n";
+    let config = format!("version = 1\n[project]\nname = 'demo'\n{budget}{config}");
+    let world = World::new().file("accel.toml", config).envs(modal.variables());
+    let world = world.file("data", "1\n").file("deep/.gitignore", "ignored\n");
+    // From here on all is known that a sandbox is made from.
+    world.accel(["exec", "it", "--on", "modal", "--", "true"]).run().code(0);
+    world.accel(["prune"]).run().code(0);
+    modal.forget_calls();
+    world
+}
+
+const PREWARM: &str = "[budget]\nprewarm_per_day = '$1'\n";
+
+fn created(modal: &FakeModal) -> usize {
+    modal.calls_of("SandboxCreateV2").len()
+}
+
+fn wait_for_creation(modal: &FakeModal) {
+    let held = Instant::now();
+    modal.wait_for_calls_of("SandboxCreateV2", 1, || held.elapsed() > LEASE);
+    assert_eq!(created(modal), 1, "nobody waits for the tree");
+}
+
+#[allow(clippy::print_stdout, reason = "a skipped test says why")]
+fn skipped() {
+    println!("skipped: python3 cannot hold a lease on a file here");
+}
+
+#[test]
+fn a_decision_for_this_machine_ends_a_sandbox_that_was_made_before_it() {
+    let modal = FakeModal::serve();
+    let world = undecided(&modal, PREWARM);
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
+    let running = world.accel(["run", "it"]).spawn();
+    gate.wait_for_a_walk();
+    wait_for_creation(&modal);
+    gate.open();
+    running.finish().code(0).stdout("1\nhere\n").stderr_lacks("sandbox");
+    assert!(modal.alive().is_empty(), "{:?}", modal.alive());
+    world.accel(["ps"]).run().code(0).stderr_has("nothing of accel runs on Modal");
+}
+
+#[test]
+fn a_decision_for_modal_finds_the_sandbox_there() {
+    let modal = FakeModal::serve();
+    let world = undecided(&modal, PREWARM);
+    world.write("data", vec![b'x'; 2 << 20]);
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
+    let running = world.accel(["run", "it"]).spawn();
+    gate.wait_for_a_walk();
+    wait_for_creation(&modal);
+    gate.open();
+    let finished = running.finish();
+    let (id, seen) = (&modal.alive()[0].id, finished.stdout_text());
+    assert!(seen.ends_with(&format!("x{id}\n")), "{}", seen.trim_start_matches('x'));
+    finished.code(0).stderr_has("the sandbox stays warm").stderr_lacks("takes its place");
+    assert_eq!((created(&modal), modal.alive().len()), (1, 1));
+    let again = world.accel(["run", "it", "--on", "modal"]).run();
+    again.code(0);
+    assert!(again.stdout_text().ends_with(&format!("x{id}\n")), "it is kept as any other");
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn nothing_is_made_before_a_decision_without_money_for_it() {
+    for budget in ["", "[budget]\nprewarm_per_day = '$0.0001'\n"] {
+        let modal = FakeModal::serve();
+        let world = undecided(&modal, budget);
+        world.accel(["run", "it"]).run().code(0).stdout("1\nhere\n").stderr_lacks("budget");
+        assert_eq!(created(&modal), 0, "{budget}");
+    }
+}
+
+#[test]
+fn a_watch_asks_for_its_sandbox_while_it_looks_at_the_tree() {
+    let modal = FakeModal::serve();
+    let world = undecided(&modal, "");
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
+    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    gate.wait_for_a_walk();
+    wait_for_creation(&modal);
+    gate.open();
+    watch.wait_for_stdout("1\n").wait_for_stderr("waiting for changes");
+    assert_eq!((created(&modal), modal.alive().len()), (1, 1));
+    watch.signal(Signal::INT);
+    watch.finish().code(130);
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn a_watch_that_ends_before_its_first_run_leaves_no_sandbox() {
+    let modal = FakeModal::serve();
+    let world = undecided(&modal, "");
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
+    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    gate.wait_for_a_walk();
+    wait_for_creation(&modal);
+    watch.signal(Signal::INT);
+    gate.open();
+    watch.finish().code(130);
+    assert!(modal.alive().is_empty(), "{:?}", modal.alive());
+}
+
+#[test]
+fn a_save_has_a_sandbox_made_where_none_is_kept_any_more() {
+    let modal = FakeModal::serve();
+    let world = undecided(&modal, PREWARM);
+    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    watch.wait_for_stderr_times("waiting for changes", 1);
+    world.accel(["stop", "it"]).run().code(0);
+    modal.forget_calls();
+    // Whether a job is concerned is not known yet; here none is.
+    world.write("other", "");
+    modal.wait_until(|| modal.alive().len() == 1);
+    modal.forget_calls();
+    world.write("data", "2\n");
+    watch.wait_for_stdout("2\n").wait_for_stderr_times("waiting for changes", 2);
+    assert_eq!((created(&modal), modal.alive().len()), (0, 1));
+    watch.signal(Signal::INT);
+    watch.finish().code(130).stderr_lacks("takes its place");
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn a_loop_has_another_sandbox_ready_before_its_own_is_too_old() {
+    let modal = FakeModal::serve();
+    let config = "version = 1\n[project]\nname = 'demo'\n[jobs.it]\nwarm = { idle = '3s', max = '3s' }\n\
+                  run = 'cat data; if [ $(cat data) = 1 ]; then sleep 3; fi; ls | wc -l; echo > left'\n";
+    let world = World::new().file("accel.toml", config).file("data", "1\n").envs(modal.variables());
+    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    watch.wait_for_stderr_times("waiting for changes", 1);
+    // The old one goes when the other is there.
+    modal.wait_until(|| created(&modal) == 2 && modal.alive().len() == 1);
+    modal.forget_calls();
+    world.write("data", "2\n");
+    watch.wait_for_stdout("2\n2\n").wait_for_stderr_times("waiting for changes", 2);
+    let first = modal.calls().first().map(|call| call.method.clone()).unwrap_or_default();
+    assert!(first.starts_with("TaskExec"), "{first}");
+    assert_eq!((created(&modal), modal.alive().len()), (0, 1));
+    watch.signal(Signal::INT);
+    watch.finish().code(130).stderr_has("is soon too old for another run: a fresh one takes its place");
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty());
 }

@@ -22,9 +22,10 @@ use tokio_util::task::TaskTracker;
 use super::build::Image;
 use super::common::{Common, Shared};
 use super::ids::Used;
-use super::launch::Ground;
+use super::launch::{Ground, Need};
 use super::link::Access;
 use super::opening::{Opened, Opening};
+use super::prewarm::Prewarm;
 use super::purse::Purse;
 use super::quote::Prices;
 use super::reporter::Reporter;
@@ -120,6 +121,28 @@ impl ModalBackend {
         }
     }
 
+    /// Begins to make a sandbox for a run that may come; returns at once. Nothing that is wrong is told: the run says it.
+    pub fn prewarm(&self, request: &OpenRequest, need: Need) {
+        let wanted =
+            request.keep.is_some() && !request.spec.tty && self.core.settings.reuse == Reuse::Allowed;
+        if wanted {
+            self.core.prewarm(&self.core.settings.common, request, Prewarm::NextRun(need));
+        }
+    }
+
+    /// As [`prewarm`](Self::prewarm), but only the connection is made.
+    pub fn connect_ahead(&self, request: &OpenRequest) {
+        self.core.prewarm(&self.core.settings.common, request, Prewarm::Connection);
+    }
+
+    /// The run does not come here.
+    pub fn call_off(&self, request: &OpenRequest) {
+        if let Ok(shared) = self.core.shared() {
+            let settings = &self.core.settings;
+            settings.common.prewarming().call_off(&shared.definition(settings, request));
+        }
+    }
+
     /// Builds an image ahead of the jobs that use it and returns its id; the log is told under the name `job`.
     pub async fn build_image(&self, build: ImageBuild<'_>) -> Result<String, Failure> {
         self.with_image(&build, async |image| Box::pin(image.id(build.image)).await).await
@@ -191,6 +214,16 @@ impl Core {
         }
         let shared = self.settings.common.shared(&self.settings)?;
         Ok(self.shared.get_or_init(|| shared))
+    }
+
+    /// The same account and settings, for work that is awaited elsewhere.
+    pub(super) fn beside(&self) -> Arc<Self> {
+        let shared = self.shared.clone();
+        let (aside, leaving) = Default::default();
+        let (settings, keyboard) = (self.settings.clone(), self.keyboard.clone());
+        // Runs sweep.
+        let swept = AtomicBool::new(true);
+        Arc::new(Self { settings, shared, aside, leaving, keyboard, swept })
     }
 
     /// What a launch stands on.

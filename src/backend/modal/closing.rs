@@ -7,10 +7,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::backend::Core;
+use super::definition;
 use super::error::{ErrorKind, ModalError};
 use super::exec::{Exec, OUTPUT_PIECES, Start};
 use super::launch::{Running, haste};
 use super::link::Link;
+use super::prewarm::Prewarm;
 use super::reporter::Reporter;
 use super::script;
 use super::session::fits;
@@ -20,7 +22,7 @@ use super::warm::{Stay, Use, new_word};
 use crate::backend::{CancelLevel, Failure, Keep, OpenRequest, StopReason};
 use crate::base::duration::ExactDuration;
 use crate::domain::{Cause, Exit, Stream};
-use crate::event::Level;
+use crate::event::{Level, now_ms};
 use crate::store::journal::LeaseId;
 use crate::store::journal::warm::Limits;
 
@@ -28,6 +30,8 @@ use crate::store::journal::warm::Limits;
 const SETTLE: Duration = Duration::from_secs(20);
 /// Most that is said about a tree: a job that spoils more than this has its sandbox ended.
 const MOST_SAID: usize = 4 << 20;
+/// A sandbox is replaced ahead in the last part of its life at the earliest, however long it may be idle.
+const LAST_PART: u32 = 8;
 /// Of what went wrong.
 const MOST_COMPLAINT: usize = 1024;
 
@@ -59,10 +63,21 @@ impl Closing<'_> {
             _ = cancel.above(CancelLevel::Stop(StopReason::Terminate)) => return self.end(running).await,
         };
         let why = match settled {
-            Ok(Ok(record)) => match self.park(running, stay, &record).await {
-                Ok(()) => return Ok(()),
-                Err((running, why)) => return self.give_up(running, &why).await,
-            },
+            Ok(Ok(record)) => {
+                let aging = self.is_aging(&running, &stay).then(|| running.sandbox.lease.id().clone());
+                if aging.is_some() && self.has_another(&stay.key.definition).await {
+                    return self.end(running).await;
+                }
+                return match self.park(running, stay, &record).await {
+                    Ok(()) => {
+                        if let Some(aging) = aging {
+                            self.renew(aging).await;
+                        }
+                        Ok(())
+                    }
+                    Err((running, why)) => self.give_up(running, &why).await,
+                };
+            }
             Ok(Err(failure)) => failure.message,
             Err(_) => format!("looking through its files takes longer than {} s", SETTLE.as_secs()),
         };
@@ -82,7 +97,7 @@ impl Closing<'_> {
     /// Asks the sandbox what the job left of the tree, and makes it ready for the next run.
     async fn settle(&self, running: &Running, stay: &Stay, mark: &str) -> Result<Record, Failure> {
         let word = new_word();
-        let edits = Edits::between(stay.record.as_ref().map(|record| &record.listed), &stay.tree);
+        let edits = Edits::between(stay.record.as_ref().and_then(Record::list), &stay.tree);
         let argv = script::settle(&self.request.spec, mark, &word, &edits.text, edits.gone);
         fits(&argv)?;
         let said = self.ask(running, argv, edits.text.into()).await?;
@@ -93,7 +108,7 @@ impl Closing<'_> {
             url: running.url.clone(),
             jwt: running.router.jwt(),
             sandbox_token: running.sandbox.options.sandbox_token.clone(),
-            word,
+            word: Some(word),
             reuse_until_ms: stay.reuse_until_ms,
             listed: stay.tree.clone(),
             spoiled,
@@ -117,14 +132,20 @@ impl Closing<'_> {
         Err(Failure::new(Cause::Infra, text))
     }
 
-    async fn park(&self, running: Running, stay: Stay, record: &Record) -> Result<(), (Running, String)> {
+    /// Gives the sandbox to the next run; back, with the reason, where that is not possible.
+    pub(super) async fn park(
+        &self,
+        running: Running,
+        stay: Stay,
+        record: &Record,
+    ) -> Result<(), (Running, String)> {
         let Some(records) = self.records().await else {
             return Err((running, "there is no folder for what is known of it".to_owned()));
         };
         if let Err(error) = records.save(running.sandbox.lease.id(), record) {
             return Err((running, format!("what is known of it cannot be written: {error}")));
         }
-        let (is_new, settings) = (stay.record.is_none(), &self.core.settings);
+        let (is_new, settings) = (stay.word().is_none(), &self.core.settings);
         let Running { sandbox, router, .. } = running;
         let lease = sandbox.lease.id().clone();
         let limits = Limits { idle: stay.keep.idle, reuse_until_ms: stay.reuse_until_ms };
@@ -134,7 +155,7 @@ impl Closing<'_> {
             tracing::debug!(%error, "a sandbox is not parked");
             return Ok(());
         }
-        if let (Ok(shared), Some(_)) = (self.core.shared(), settings.common.parker()) {
+        if let Ok(shared) = self.core.shared() {
             router.idle(self.link.limits.silence);
             shared.keep_router(lease, router);
         }
@@ -146,6 +167,28 @@ impl Closing<'_> {
             self.reporter.notice(Level::Info, "warm", text, Some("`accel stop` ends it")).await;
         }
         Ok(())
+    }
+
+    /// Whether a loop would soon find the sandbox too old: before it can have become idle.
+    fn is_aging(&self, running: &Running, stay: &Stay) -> bool {
+        let Keep { idle, max } = stay.keep;
+        let needed = definition::needed_life(self.request.timeout, &self.request.spec);
+        let needed = u64::try_from(needed.as_millis()).unwrap_or(u64::MAX);
+        let last_start = running.sandbox.lease.entry().expires_at_ms.saturating_sub(needed);
+        let left = stay.reuse_until_ms.min(last_start).saturating_sub(now_ms());
+        let is_loop = self.core.settings.common.parker().is_some();
+        is_loop && Duration::from_millis(left) < idle.min(max / LAST_PART)
+    }
+
+    async fn has_another(&self, definition: &str) -> bool {
+        self.core.settings.journal.has_parked(definition).await.unwrap_or(false)
+    }
+
+    /// Between two runs: the next one finds a fresh sandbox.
+    async fn renew(&self, aging: LeaseId) {
+        let text = "the warm sandbox is soon too old for another run: a fresh one takes its place";
+        self.reporter.notice(Level::Info, "warm-replaced", text, None).await;
+        self.core.prewarm(&self.core.settings.common, self.request, Prewarm::Renewal(aging));
     }
 
     async fn records(&self) -> Option<Records> {

@@ -13,11 +13,13 @@ use tokio::sync::OnceCell;
 use super::backend::ModalSettings;
 use super::ids::Ids;
 use super::link::Link;
+use super::prewarm::Prewarming;
 use super::rates::Rates;
 use super::reporter::Reporter;
 use super::router::Router;
 use super::trouble::Trouble;
-use crate::backend::Failure;
+use super::warm;
+use crate::backend::{CancelLevel, Failure, OpenRequest};
 use crate::event::Level;
 use crate::store::Remembered;
 use crate::store::journal::LeaseId;
@@ -33,6 +35,7 @@ struct State {
     /// Definitions of kept sandboxes that were started over already.
     started_over: Mutex<BTreeSet<String>>,
     parker: Option<Parker>,
+    prewarming: Prewarming,
 }
 
 impl Common {
@@ -43,6 +46,15 @@ impl Common {
 
     pub(super) fn parker(&self) -> Option<&Parker> {
         self.0.parker.as_ref()
+    }
+
+    pub(super) fn prewarming(&self) -> &Prewarming {
+        &self.0.prewarming
+    }
+
+    /// After the last run: waits for what was made ahead of a run and is not wanted any more.
+    pub async fn finish(&self, level: CancelLevel) {
+        self.0.prewarming.finish(level).await;
     }
 
     /// Whether nobody has started over with this definition yet.
@@ -97,6 +109,11 @@ impl Shared {
             memory,
             routers: Mutex::default(),
         }
+    }
+
+    /// What a sandbox for this request is kept under.
+    pub(super) fn definition(&self, settings: &ModalSettings, request: &OpenRequest) -> String {
+        warm::definition(&self.account, &settings.target, &request.root, &request.spec)
     }
 
     pub(super) fn keep_router(&self, lease: LeaseId, router: Router) {

@@ -14,14 +14,15 @@ use super::backend::all;
 use super::definition::Parts;
 use super::generation;
 use super::ids::Used;
-use super::launch::{Launch, Running};
+use super::launch::{Launch, Need, Running};
 use super::link::Link;
 use super::opening::{Opened, Opening, check_folder};
 use super::resolve;
 use super::tree::{Delta, MountContext, Mounted, MountedBefore, Walked};
 use super::trouble::Trouble;
 use super::warm::{self, Stay, Use};
-use crate::backend::{BoxFuture, CancelLevel, CancelSource, OpenRequest, StopReason};
+use crate::backend::{BoxFuture, CancelLevel, CancelSource, Failure, Keep, OpenRequest, StopReason};
+use crate::domain::Cause;
 use crate::event::{Step, StepOutcome, now_ms};
 use crate::store::journal::SandboxKind;
 use crate::store::journal::warm::WarmKey;
@@ -34,6 +35,15 @@ struct Ground {
     image: String,
     secrets: Vec<String>,
     volumes: Vec<String>,
+}
+
+/// A sandbox that no run has asked for.
+pub(super) struct Unclaimed {
+    pub(super) link: Link,
+    pub(super) running: Running,
+    pub(super) stay: Stay,
+    /// The tree in its mount.
+    pub(super) holds: Manifest,
 }
 
 /// What came of a sandbox that was asked for while the tree was walked.
@@ -82,10 +92,11 @@ impl Opening<'_> {
         };
         let prepared: BoxFuture<'_, Result<_, Trouble>> = Box::pin(self.prepare(used, walked));
         let (ground, mounted) = self.until_stopped(prepared).await?;
-        let Mounted { mount, delta, manifest } = mounted;
+        let Mounted { mount, delta, manifest, .. } = mounted;
         let parts = ground.with_mount(mount);
-        let running = self.launch(&ground.link, &parts, self.request).await?;
-        Ok(self.opened(ground.link, running, parts, (delta, manifest)))
+        let running = self.launch(&ground.link, &parts, self.request, Need::Certain).await?;
+        let stay = self.request.keep.map(|keep| self.stay(keep, parts, manifest));
+        Ok(Opened { link: ground.link, running, delta, stay })
     }
 
     /// The mount that a sandbox can be asked for with before the tree has been walked. One with a GPU is not risked.
@@ -102,7 +113,7 @@ impl Opening<'_> {
         let launching: BoxFuture<'_, Result<_, Trouble>> = Box::pin(async {
             let ground = self.until_stopped(Box::pin(self.ground(used))).await?;
             let parts = ground.with_mount(mounted.id.clone());
-            let running = self.launch(&ground.link, &parts, &request).await?;
+            let running = self.launch(&ground.link, &parts, &request, Need::Certain).await?;
             Ok((ground.link, parts, running))
         });
         let walking: BoxFuture<'_, _> = Box::pin(async {
@@ -131,8 +142,8 @@ impl Opening<'_> {
             (Ok((Some(delta), walked)), launched) => {
                 let (link, parts, running) = launched?;
                 let delta = Some(delta).filter(|delta| delta.changes > 0);
-                let opened = self.opened(link, running, parts, (delta, walked.into_manifest()));
-                Ok(Early::Opened(Box::new(opened)))
+                let stay = self.request.keep.map(|keep| self.stay(keep, parts, walked.manifest));
+                Ok(Early::Opened(Box::new(Opened { link, running, delta, stay })))
             }
             (change, launched) => {
                 if let Ok((_, _, running)) = launched {
@@ -173,7 +184,13 @@ impl Opening<'_> {
         }
     }
 
-    async fn launch(&self, link: &Link, parts: &Parts, request: &OpenRequest) -> Result<Running, Trouble> {
+    async fn launch(
+        &self,
+        link: &Link,
+        parts: &Parts,
+        request: &OpenRequest,
+        need: Need,
+    ) -> Result<Running, Trouble> {
         let prices = self.shared.rates.prices().await;
         let launch = Launch {
             link,
@@ -183,26 +200,68 @@ impl Opening<'_> {
             parts,
             prices: &prices,
             worktree: warm::worktree(&request.root),
+            need,
         };
         link.board.telling(self.reporter, launch.run()).await
     }
 
-    fn opened(
-        &self,
-        link: Link,
-        running: Running,
-        parts: Parts,
-        (delta, tree): (Option<Delta>, Manifest),
-    ) -> Opened {
-        let stay = self.request.keep.map(|keep| Stay {
+    fn stay(&self, keep: Keep, parts: Parts, tree: Manifest) -> Stay {
+        Stay {
             keep,
             key: WarmKey { definition: self.definition(), image: parts.image },
             reuse_until_ms: now_ms().saturating_add(u64::try_from(keep.max.as_millis()).unwrap_or(u64::MAX)),
             record: None,
             tree,
             used: Use::Untouched,
-        });
-        Opened { link, running, delta, stay }
+        }
+    }
+
+    /// What every call needs.
+    pub(super) async fn connected(&self) -> Result<(), Trouble> {
+        let connecting = async { self.token(self.shared.link(&self.core.settings).await?).await };
+        self.until_stopped(Box::pin(connecting)).await
+    }
+
+    /// A sandbox with the mount that was made last, for a run that may come. `None` where something is not known that it
+    /// is made from: nothing is built or sent for it.
+    pub(super) async fn unwalked(&self, used: &Used, need: Need) -> Result<Option<Unclaimed>, Trouble> {
+        let (sources, spec) = (self.sources(), &self.request.spec);
+        let asking = async {
+            let link = self.shared.link(&self.core.settings).await?;
+            let Some(mounted) = sources.mounted_before(&self.shared.ids, used).await else { return Ok(None) };
+            if Box::pin(self.image(link, used).known(&spec.image)).await?.is_none() {
+                return Ok(None);
+            }
+            let Some(holds) = sources.tree_of(&mounted).await else { return Ok(None) };
+            Ok(Some((self.ground(used).await?, mounted, holds)))
+        };
+        let Some((ground, mounted, holds)) = self.until_stopped(Box::pin(asking)).await? else {
+            return Ok(None);
+        };
+        self.unclaimed(ground, mounted.id, holds, need).await.map(Some)
+    }
+
+    /// A sandbox with the tree as it is now.
+    pub(super) async fn walked(&self, used: &Used) -> Result<Unclaimed, Trouble> {
+        let (ground, mounted) = self.until_stopped(Box::pin(self.prepare(used, None))).await?;
+        let mount = mounted.mount.clone();
+        self.unclaimed(ground, mount, mounted.holds(), Need::Certain).await
+    }
+
+    async fn unclaimed(
+        &self,
+        ground: Ground,
+        mount: String,
+        holds: Manifest,
+        need: Need,
+    ) -> Result<Unclaimed, Trouble> {
+        let Some(keep) = self.request.keep else {
+            return Err(Failure::new(Cause::Infra, "a sandbox that is not kept is not made ahead").into());
+        };
+        let parts = ground.with_mount(mount);
+        let running = self.launch(&ground.link, &parts, self.request, need).await?;
+        let stay = self.stay(keep, parts, holds.clone());
+        Ok(Unclaimed { link: ground.link, running, stay, holds })
     }
 
     /// Everything that a sandbox is made from, all at once as far as one thing does not need another.

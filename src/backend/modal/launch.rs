@@ -29,6 +29,7 @@ use crate::domain::{Cause, Gpu};
 use crate::event::{Level, Step, StepOutcome, now_ms};
 use crate::plan::spec::GpuChoice;
 use crate::store::journal::{Intent, JournalError, LeaseId, Purpose, SandboxKind, Settlement, tag};
+use crate::store::ledger::Hold;
 use crate::store::{Journal, Lease};
 
 /// Between two questions whether a machine was found.
@@ -62,6 +63,16 @@ pub(super) struct Launch<'a> {
     pub(super) parts: &'a Parts,
     pub(super) prices: &'a Prices,
     pub(super) worktree: String,
+    pub(super) need: Need,
+}
+
+/// Who wants the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A run, for certain.
+    Certain,
+    /// A run that may come: the sandbox is paid from `budget.prewarm_per_day`.
+    Expected,
 }
 
 /// A sandbox whose router answers.
@@ -193,7 +204,7 @@ impl Launch<'_> {
             kind,
             purpose: if self.request.keep.is_some() { Purpose::Warm } else { Purpose::OneShot },
             expires_at_ms: now_ms().saturating_add(lifetime_ms),
-            hold: ground.purse.hold(&self.request.job, quote, lifetime)?,
+            hold: self.hold(quote, lifetime)?,
         };
         ground.journal.intend(intent).await.map_err(|error| match error {
             JournalError::Exceeded(exceeded) => purse::exceeded(&exceeded),
@@ -203,6 +214,14 @@ impl Launch<'_> {
             )
             .help(error.help()),
         })
+    }
+
+    fn hold(&self, quote: &Quote, lifetime: Duration) -> Result<Hold, Failure> {
+        let purse = &self.ground.purse;
+        match (self.need, self.request.keep) {
+            (Need::Expected, Some(keep)) => purse.hold_prewarm(quote, keep.idle),
+            _ => purse.hold(&self.request.job, quote, lifetime),
+        }
     }
 
     fn create_call(

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::auth_token::expiry;
 use super::backend::{Core, Reuse};
 use super::build::Image;
@@ -24,7 +26,7 @@ use super::sweep::Sweeper;
 use super::tree::{Delta, InputUse, Sources, Walked, has_folder};
 use super::trouble::Trouble;
 use super::warm::record::{Record, Records};
-use super::warm::{self, Stay, Use};
+use super::warm::{Stay, Use};
 use super::wire::task_command_router as router_wire;
 use crate::backend::{BoxFuture, Failure, Keep, OpenRequest};
 use crate::domain::Cause;
@@ -94,14 +96,14 @@ impl Opening<'_> {
     }
 
     pub(super) fn definition(&self) -> String {
-        let (settings, request) = (&self.core.settings, self.request);
-        warm::definition(&self.shared.account, &settings.target, &request.root, &request.spec)
+        self.shared.definition(&self.core.settings, self.request)
     }
 
     /// A fault of the journal is like having nothing.
     async fn kept(&self, keep: Keep) -> Result<Kept, Trouble> {
         let definition = self.definition();
-        if !self.journal().has_any_parked(&definition).await.unwrap_or(false) {
+        let coming = self.core.settings.common.prewarming().coming(&definition);
+        if coming.is_none() && !self.journal().has_any_parked(&definition).await.unwrap_or(false) {
             self.note_started_over(&definition);
             return Ok(Kept::None(None));
         }
@@ -109,7 +111,7 @@ impl Opening<'_> {
         let mut cancel = self.request.cancel.clone();
         let kept = {
             let reusing: BoxFuture<'_, Result<Kept, Trouble>> =
-                Box::pin(self.reuse(keep, &definition, &mut held));
+                Box::pin(self.reuse(keep, (&definition, coming), &mut held));
             tokio::select! {
                 biased;
                 _ = cancel.stopped() => Err(Trouble::Stopped),
@@ -124,9 +126,19 @@ impl Opening<'_> {
         kept
     }
 
-    async fn reuse(&self, keep: Keep, definition: &str, held: &mut Option<Held>) -> Result<Kept, Trouble> {
+    async fn reuse(
+        &self,
+        keep: Keep,
+        (definition, coming): (&str, Option<CancellationToken>),
+        held: &mut Option<Held>,
+    ) -> Result<Kept, Trouble> {
         let sources = self.sources();
-        let claiming: BoxFuture<'_, Result<_, Trouble>> = Box::pin(self.claim(definition.to_owned(), held));
+        let claiming: BoxFuture<'_, Result<_, Trouble>> = Box::pin(async {
+            if let Some(coming) = coming {
+                self.until_there(coming).await;
+            }
+            self.claim(definition.to_owned(), held).await
+        });
         let (walked, claimed) = tokio::join!(sources.walk(self.reporter), claiming);
         let walked = walked?;
         let (link, router) = match claimed {
@@ -167,6 +179,16 @@ impl Opening<'_> {
             delta: Some(delta).filter(|delta| delta.changes > 0),
             stay: Some(stay),
         })))
+    }
+
+    /// One is being made already.
+    async fn until_there(&self, coming: CancellationToken) {
+        if coming.is_cancelled() {
+            return;
+        }
+        let begun = self.reporter.begin(Step::Start, "starting the sandbox").await;
+        coming.cancelled().await;
+        self.reporter.end(begun, StepOutcome::Done).await;
     }
 
     /// Takes a kept sandbox into `held` and connects to it. Asks the control plane nothing while the router's token
@@ -219,6 +241,7 @@ impl Opening<'_> {
                 return Ok(None);
             }
         };
+        self.core.settings.common.prewarming().claimed(&key.definition);
         let record = self.records().and_then(|records| records.load(lease.id()));
         let (kind, id) = (lease.entry().kind, lease.entry().sandbox.clone().unwrap_or_default());
         let token = record.as_ref().and_then(|record| record.sandbox_token.clone());

@@ -33,12 +33,14 @@ pub const UNPRICED_HELP: &str = "ask for another GPU, or remove `per_run` and `p
 #[derive(Debug, Default)]
 pub struct Purse {
     caps: Caps,
+    prewarm: Option<Dollars>,
     expected: Mutex<BTreeMap<JobId, Dollars>>,
 }
 
 impl Purse {
-    pub fn new(caps: Caps) -> Self {
-        Self { caps, expected: Mutex::default() }
+    /// `prewarm` is what sandboxes that no run has asked for yet may cost in a day; `None`: there are none.
+    pub fn new(caps: Caps, prewarm: Option<Dollars>) -> Self {
+        Self { caps, prewarm, expected: Mutex::default() }
     }
 
     /// By the job's earlier runs.
@@ -57,7 +59,18 @@ impl Purse {
             per_hour: quote.per_hour,
             amount: ahead(expected, quote.per_hour, lifetime),
             caps: self.caps,
+            prewarm: None,
         })
+    }
+
+    /// What is held for a sandbox that no run has asked for yet: all that it costs if none comes within `idle`.
+    pub(super) fn hold_prewarm(&self, quote: &Quote, idle: Duration) -> Result<Hold, Failure> {
+        let Some(limit) = self.prewarm.filter(|_| quote.unpriced.is_none()) else {
+            return Err(refused("no sandbox is made before a run asks for it".to_owned())
+                .help("set `prewarm_per_day` of [budget]"));
+        };
+        let amount = Wanted::Exactly(price(quote.per_hour, idle));
+        Ok(Hold { per_hour: quote.per_hour, amount, caps: self.caps, prewarm: Some(limit) })
     }
 
     /// How long one run may last for what it may cost; then there is a little time for its end.

@@ -138,7 +138,8 @@ impl ModalSession {
         }
         let start = Start { argv, secrets: vec![self.variables.clone()], terminal };
         let Running { router, task, .. } = &self.running;
-        let begun = if left.is_some() {
+        let is_kept = self.stay.as_ref().is_some_and(|stay| stay.record.is_some());
+        let begun = if is_kept {
             let (exec, starting) = Exec::begin(router, self.link.clock(), task, start);
             Begun::Starting(exec, starting, words.out_of_step())
         } else {

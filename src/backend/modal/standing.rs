@@ -81,6 +81,17 @@ impl Image<'_> {
         Ok(ImageStanding { name: spec.name.clone(), state, builder: builder.as_str(), layers })
     }
 
+    /// Its id where it is known to be built.
+    pub(super) async fn known(&self, spec: &ImageSpec) -> Result<Option<String>, Trouble> {
+        let Prepared { layers, digests, .. } = self.prepare(spec).await?;
+        let options = self.link.settings.build;
+        let forced = options.force_build || options.ignore_cache;
+        if forced || layers.iter().any(|layer| layer.request.force_build) {
+            return Ok(None);
+        }
+        Ok(self.ids.peek(Kind::Image, &last(&digests), self.used).await)
+    }
+
     async fn exists(&self, id: &str) -> Result<bool, Trouble> {
         let request = wire::ImageFromIdRequest { image_id: id.to_owned() };
         match self.link.plane.call(client::IMAGE_FROM_ID, request).await {

@@ -25,7 +25,7 @@ use crate::process::{Ownership, Supervisor};
 use crate::sink::{JsonSink, Sink as _};
 use crate::store::journal::warm::Parker;
 use crate::store::{Database, Journal};
-use crate::watch::{self, Cause, Command, Ended, Means, News, Reloaded, Run, Trigger, Work};
+use crate::watch::{self, Cause, Command, Ended, Means, News, Reloaded, Run, Sign, Trigger, Work};
 
 use super::Outcome;
 use super::args::JobArgs;
@@ -92,7 +92,10 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
         let left = || watcher.left_behind.borrow()();
         let display = Display { keyboard: &keyboard, on_change: &|change| watcher.line.changed(change) };
         tokio::select! {
-            () = watch::follow(&watcher, following, rules, polling, quit.watch()) => {}
+            () = async {
+                watch::follow(&watcher, following, rules, polling, quit.watch()).await;
+                watcher.execution.common.finish(quit.level()).await;
+            } => {}
             never = signals.raise(&quit, &supervisor, display, left) => never,
         }
         watcher.line.give_way();
@@ -148,6 +151,27 @@ impl Work for Watcher<'_> {
         match summary {
             Ok(summary) => self.ended(&plan, &summary, &run.trigger).await,
             Err(error) => self.never_began(&error, &plan, &run.trigger).await,
+        }
+    }
+
+    fn sign(&self, sign: Sign) {
+        let plan = self.plan.borrow();
+        let jobs: BTreeSet<JobId> = match sign {
+            Sign::Start => plan.jobs.iter().map(|job| job.id.clone()).collect(),
+            Sign::Save if plan.budget.prewarm_per_day.is_none() => return,
+            // Where a job has run before says most about where it runs next.
+            Sign::Save => {
+                let places = self.places.borrow();
+                places
+                    .iter()
+                    .filter(|(_, place)| **place == Place::Modal)
+                    .map(|(job, _)| job.clone())
+                    .collect()
+            }
+        };
+        if !jobs.is_empty() {
+            let part = loader::for_watching(plan.part(&jobs), self.execution.wishes.warm);
+            self.execution.prepare(Arc::new(part)).prewarm(sign);
         }
     }
 

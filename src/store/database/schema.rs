@@ -5,7 +5,7 @@
 use rusqlite::{Connection, ffi};
 
 /// Times are milliseconds since the Unix epoch, money is millionths of a dollar.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "
     CREATE TABLE lease (
         id TEXT PRIMARY KEY,
@@ -106,6 +106,9 @@ const STEPS: [&str; 4] = [
     CREATE INDEX spend_lease ON spend (lease);
     CREATE INDEX spend_run ON spend (run);
     CREATE INDEX spend_ended ON spend (ended_at);
+",
+    "
+    ALTER TABLE spend ADD COLUMN prewarm INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

@@ -22,14 +22,26 @@ pub(super) struct Line {
     pub spent: Option<Dollars>,
 }
 
+/// Whether a run had asked for the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    OfARun,
+    Prewarm,
+}
+
 const COLUMNS: &str = "per_hour, held, began_at, expires_at, ended_at, spent";
 
 impl Line {
-    pub(super) fn insert(&self, connection: &Connection, whose: &Whose<'_>) -> rusqlite::Result<()> {
+    pub(super) fn insert(
+        &self,
+        connection: &Connection,
+        whose: &Whose<'_>,
+        need: Need,
+    ) -> rusqlite::Result<()> {
         connection
             .execute(
-                "INSERT INTO spend (lease, run, project, job, per_hour, held, began_at, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO spend (lease, run, project, job, per_hour, held, began_at, expires_at, prewarm)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 params![
                     whose.lease.as_str(),
                     whose.run,
@@ -39,6 +51,7 @@ impl Line {
                     number(self.held.0),
                     number(self.began_ms),
                     number(self.expires_ms),
+                    need == Need::Prewarm,
                 ],
             )
             .map(drop)
@@ -82,6 +95,18 @@ impl Line {
         let query = format!(
             "SELECT {COLUMNS} FROM spend
              WHERE (ended_at IS NULL OR ended_at >= ?1) AND (?2 IS NULL OR project = ?2)"
+        );
+        connection.prepare_cached(&query)?.query_map(params![number(moment_ms), project], read)?.collect()
+    }
+
+    /// Those of sandboxes that no run had asked for, as far as they cost something after a moment.
+    pub(super) fn prewarm_since(
+        connection: &Connection,
+        project: &str,
+        moment_ms: u64,
+    ) -> rusqlite::Result<Vec<Self>> {
+        let query = format!(
+            "SELECT {COLUMNS} FROM spend WHERE (ended_at IS NULL OR ended_at >= ?1) AND project = ?2 AND prewarm"
         );
         connection.prepare_cached(&query)?.query_map(params![number(moment_ms), project], read)?.collect()
     }

@@ -11,6 +11,7 @@
 //!
 //! What must stay true:
 //! - no line is added and none grows when a cap would be exceeded by what is spent and held together;
+//! - a sandbox that is made before a run asks for it ([`Hold::prewarm`]) has a line of its own until a run uses it;
 //! - a sandbox that is kept between runs has one line for each run that used it, the last of which goes on;
 //! - a line that nobody settles (its accel was killed) costs its price for the time since it began, at most until
 //!   the server ends the sandbox by itself; whoever settles its lease settles the line. It never stays open for good.
@@ -30,7 +31,7 @@ use crate::event::now_ms;
 
 mod line;
 
-use line::Line;
+use line::{Line, Need};
 
 /// How much of a run is paid ahead at a time, where nothing is known of how long it takes, and whenever it takes longer.
 pub const SLICE: Duration = Duration::from_secs(5 * 60);
@@ -59,6 +60,8 @@ pub struct Hold {
     pub per_hour: Dollars,
     pub amount: Wanted,
     pub caps: Caps,
+    /// For a sandbox that no run has asked for yet: what such may cost the project in a day.
+    pub prewarm: Option<Dollars>,
 }
 
 /// How much is to be held.
@@ -103,6 +106,8 @@ impl Account {
 pub enum Cap {
     Run,
     Day,
+    /// Of what is spent ahead of need.
+    Prewarm,
 }
 
 /// More was wanted than a cap leaves.
@@ -122,6 +127,7 @@ impl fmt::Display for Exceeded {
         let (key, when) = match self.cap {
             Cap::Run => ("per_run", "by this run"),
             Cap::Day => ("per_day", "today"),
+            Cap::Prewarm => ("prewarm_per_day", "today on sandboxes that no run had asked for"),
         };
         let Account { spent, held } = self.account;
         let word = if self.wanted.is_some() { "would be exceeded" } else { "is used up" };
@@ -144,6 +150,7 @@ impl Exceeded {
             Cap::Day => {
                 "raise `per_day` of [budget], or run here: --on local; `accel history` shows what was spent"
             }
+            Cap::Prewarm => "raise `prewarm_per_day` of [budget]; runs begin without it, a little later",
         }
     }
 }
@@ -157,17 +164,22 @@ impl Caps {
         };
         for (cap, limit, account) in caps {
             let Some(limit) = limit else { continue };
-            let left = limit.less(account.total());
-            match wanted {
-                _ if left == Dollars(0) => return Err(Exceeded { cap, limit, account, wanted: None }),
-                Wanted::Exactly(amount) if amount > left => {
-                    return Err(Exceeded { cap, limit, account, wanted: Some(amount) });
-                }
-                Wanted::Exactly(_) => {}
-                Wanted::UpTo(_) => granted = granted.min(left),
-            }
+            granted = granted.min(admit_one(cap, limit, account, wanted)?);
         }
         Ok(granted)
+    }
+}
+
+/// What one cap grants.
+fn admit_one(cap: Cap, limit: Dollars, account: Account, wanted: Wanted) -> Result<Dollars, Exceeded> {
+    let left = limit.less(account.total());
+    match wanted {
+        _ if left == Dollars(0) => Err(Exceeded { cap, limit, account, wanted: None }),
+        Wanted::Exactly(amount) if amount > left => {
+            Err(Exceeded { cap, limit, account, wanted: Some(amount) })
+        }
+        Wanted::Exactly(amount) => Ok(amount),
+        Wanted::UpTo(amount) => Ok(amount.min(left)),
     }
 }
 
@@ -230,6 +242,14 @@ fn admit(
     hold: &Hold,
 ) -> rusqlite::Result<Result<Dollars, Exceeded>> {
     forget(connection, whose.began_ms)?;
+    if let Some(limit) = hold.prewarm {
+        let midnight = midnight_ms(whose.began_ms);
+        let lines = Line::prewarm_since(connection, whose.project, midnight)?;
+        let account = line::account(lines.iter(), midnight, whose.began_ms);
+        if let Err(exceeded) = admit_one(Cap::Prewarm, limit, account, hold.amount) {
+            return Ok(Err(exceeded));
+        }
+    }
     let (run, day) = accounts(connection, whose.run, whose.project, whose.began_ms, &hold.caps)?;
     Ok(hold.caps.admit(run, day, hold.amount))
 }
@@ -248,7 +268,7 @@ fn begin_line(
         ended_ms: None,
         spent: None,
     };
-    line.insert(connection, whose)
+    line.insert(connection, whose, if hold.prewarm.is_some() { Need::Prewarm } else { Need::OfARun })
 }
 
 /// No run uses the sandbox now: nothing is held for it, and it costs until it is used again, at most until `ends_ms`.

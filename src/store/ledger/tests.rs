@@ -29,7 +29,7 @@ fn intent(run: &str, amount: Wanted, caps: Caps) -> Intent {
         kind: SandboxKind::V2,
         purpose: Purpose::OneShot,
         expires_at_ms: now_ms() + 10 * HOUR,
-        hold: Hold { per_hour: DOLLAR, amount, caps },
+        hold: Hold { per_hour: DOLLAR, amount, caps, prewarm: None },
     }
 }
 
@@ -148,7 +148,7 @@ async fn a_kept_sandbox_has_a_line_for_each_run_and_costs_while_it_waits() {
         needed: Duration::ZERO,
         run: run.to_owned(),
         job: "test".to_owned(),
-        hold: Hold { per_hour: DOLLAR, amount: Wanted::Exactly(amount), caps },
+        hold: Hold { per_hour: DOLLAR, amount: Wanted::Exactly(amount), caps, prewarm: None },
     };
     // Another run may cost as much again; what is refused stays parked as it was.
     assert_eq!(exceeded(journal.claim(&key, claim("2", dollars(1.2))).await.unwrap_err()).cap, Cap::Run);
@@ -167,6 +167,43 @@ async fn a_kept_sandbox_has_a_line_for_each_run_and_costs_while_it_waits() {
     let lease = journal.claim(&key, claim("3", DOLLAR)).await.unwrap().expect("it is parked");
     lease.settle(Settlement::Terminated).await.unwrap();
     assert_eq!(lines("SELECT count(*) FROM spend WHERE ended_at IS NULL").unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_no_run_has_asked_for_has_a_cap_of_its_own_until_a_run_uses_it() {
+    use crate::store::journal::warm::{Claim, Limits, WarmKey};
+    let folder = tempfile::tempdir().unwrap();
+    let journal = journal(folder.path());
+    let early = |prewarm| {
+        let intent = intent("1", Wanted::Exactly(dollars(0.6)), Caps::default());
+        Intent { hold: Hold { prewarm, ..intent.hold }, ..intent }
+    };
+    let mut lease = journal.intend(early(Some(DOLLAR))).await.unwrap();
+    let refused = exceeded(journal.intend(early(Some(DOLLAR))).await.unwrap_err());
+    assert_eq!((refused.cap, refused.wanted), (Cap::Prewarm, Some(dollars(0.6))));
+    assert!(
+        refused.to_string().starts_with("budget.prewarm_per_day of $1.00 would be exceeded: "),
+        "{refused}"
+    );
+    // What a run asks for is not counted.
+    let of_a_run = journal.intend(early(None)).await.unwrap();
+    of_a_run.settle(Settlement::NeverCreated).await.unwrap();
+    lease.created("sb-1").await.unwrap();
+    let key = WarmKey { definition: "d".to_owned(), image: "i".to_owned() };
+    let limits = Limits { idle: Duration::from_secs(600), reuse_until_ms: now_ms() + HOUR };
+    journal.park(lease, key.clone(), limits, None).await.unwrap();
+    let claim = Claim {
+        needed: Duration::ZERO,
+        run: "2".to_owned(),
+        job: "test".to_owned(),
+        hold: intent("2", Wanted::Exactly(DOLLAR), Caps::default()).hold,
+    };
+    let lease = journal.claim(&key, claim).await.unwrap().expect("it is parked");
+    let another = journal.intend(early(Some(DOLLAR))).await.unwrap();
+    another.settle(Settlement::NeverCreated).await.unwrap();
+    lease.settle(Settlement::Terminated).await.unwrap();
+    let left = exceeded(journal.intend(early(Some(Dollars(0)))).await.unwrap_err());
+    assert_eq!((left.cap, left.wanted), (Cap::Prewarm, None));
 }
 
 #[test]

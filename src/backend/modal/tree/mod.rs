@@ -68,6 +68,15 @@ pub(super) struct Mounted {
     pub(super) mount: String,
     pub(super) delta: Option<Delta>,
     pub(super) manifest: Manifest,
+    /// What is in the mount, where that is not the tree itself.
+    holds: Option<Manifest>,
+}
+
+impl Mounted {
+    /// What is in the mount.
+    pub(super) fn holds(self) -> Manifest {
+        self.holds.unwrap_or(self.manifest)
+    }
 }
 
 pub(super) fn has_folder(manifest: &Manifest, path: &str) -> bool {
@@ -134,12 +143,12 @@ impl Sources {
         let key = manifest.digest().to_string();
         if let Some(mount) = ids.peek(Kind::Mount, &key, used).await {
             reporter.end(step, StepOutcome::Cached).await;
-            return Ok(Mounted { mount, delta: None, manifest });
+            return Ok(Mounted { mount, delta: None, manifest, holds: None });
         }
         if let Some((mount, delta)) = self.as_change(base.as_ref(), &manifest, context).await? {
             reporter.progress(Step::Sync, delta.bytes.len() as u64, None, delta.label()).await;
             reporter.end(step, StepOutcome::Done).await;
-            return Ok(Mounted { mount, delta: Some(delta), manifest });
+            return Ok(Mounted { mount, delta: Some(delta), manifest, holds: base });
         }
         let create = self.create(&manifest, base.as_ref(), context);
         let mount = ids.get(Kind::Mount, &key, used, create).await?;
@@ -147,7 +156,7 @@ impl Sources {
             file.save(&manifest);
         }
         reporter.end(step, StepOutcome::Done).await;
-        Ok(Mounted { mount, delta: None, manifest })
+        Ok(Mounted { mount, delta: None, manifest, holds: None })
     }
 
     /// Asks nobody. `None` where changes cannot follow with the command.
@@ -158,6 +167,13 @@ impl Sources {
         let digest = self.base()?.digest()?;
         let id = ids.peek(Kind::Mount, &digest, used).await?;
         Some(MountedBefore { id, digest })
+    }
+
+    /// The tree in the mount; `None` where that is not known any more.
+    pub(super) async fn tree_of(&self, mounted: &MountedBefore) -> Option<Manifest> {
+        let base = self.base()?;
+        let loaded = tokio::task::spawn_blocking(move || base.load()).await.ok()??;
+        (loaded.digest().to_string() == mounted.digest).then_some(loaded)
     }
 
     /// What turns the mounted tree into this one; `None` when another mount is cheaper, or has been made meanwhile.
@@ -228,10 +244,6 @@ impl Sources {
 }
 
 impl Walked {
-    pub(super) fn into_manifest(self) -> Manifest {
-        self.manifest
-    }
-
     pub(super) fn label(&self) -> String {
         label(&self.manifest, self.size)
     }

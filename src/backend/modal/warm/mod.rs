@@ -74,7 +74,7 @@ pub(super) struct Stay {
     pub(super) key: WarmKey,
     /// In milliseconds since the Unix epoch.
     pub(super) reuse_until_ms: u64,
-    /// What it was when it was claimed; `None`: it is new.
+    /// What it was when it was claimed; `None`: it was made for this session.
     pub(super) record: Option<Record>,
     /// The tree that the job was given.
     pub(super) tree: Manifest,
@@ -93,9 +93,9 @@ pub(super) enum Use {
 }
 
 impl Stay {
-    /// What the sandbox was left with.
+    /// What the sandbox was left with; `None`: nothing has run in it yet.
     pub(super) fn word(&self) -> Option<&str> {
-        self.record.as_ref().map(|record| record.word.as_str())
+        self.record.as_ref()?.word.as_deref()
     }
 }
 

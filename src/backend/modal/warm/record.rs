@@ -21,11 +21,11 @@ pub(crate) struct Record {
     pub(crate) url: String,
     pub(crate) jwt: Secret,
     pub(crate) sandbox_token: Option<Secret>,
-    /// What the sandbox says it was left with.
-    pub(crate) word: String,
+    /// What the sandbox says it was left with; `None`: nothing has run in it, and it holds its mount alone.
+    pub(crate) word: Option<String>,
     /// Not claimed after this, in milliseconds since the Unix epoch.
     pub(crate) reuse_until_ms: u64,
-    /// What the list in the sandbox says.
+    /// What the list in the sandbox says; where there is none, what is in its mount.
     pub(crate) listed: Manifest,
     /// Where the sandbox differs from its list.
     pub(crate) spoiled: Spoiled,
@@ -47,7 +47,7 @@ struct Head {
     url: String,
     jwt: String,
     sandbox_token: Option<String>,
-    word: String,
+    word: Option<String>,
     reuse_until_ms: u64,
     spoiled: Spoiled,
 }
@@ -56,6 +56,11 @@ struct Head {
 const NO_MODE: u32 = u32::MAX;
 
 impl Record {
+    /// The list that is in the sandbox.
+    pub(crate) fn list(&self) -> Option<&Manifest> {
+        self.word.as_ref().map(|_| &self.listed)
+    }
+
     /// The tree in the sandbox. What is spoiled differs from everything that could be wanted there.
     pub(crate) fn held(&self) -> Manifest {
         let spoiled = &self.spoiled;

@@ -1,0 +1,93 @@
+//! What is begun on Modal before a run is known to go there: for jobs that may, and that keep their sandbox.
+//!
+//! What must stay true: where nothing is certain, nothing that costs money is begun without `budget.prewarm_per_day`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::backend::modal::Need;
+use crate::backend::{CancelSource, Keep, OpenRequest, Prospect, Shortage, Workplace};
+use crate::config::model::RuleTarget;
+use crate::domain::{JobId, Place};
+use crate::event;
+use crate::plan::spec::{Plan, PlannedJob, Warm};
+
+use super::modal::Modal;
+use crate::watch::Sign;
+
+/// A job that may use a sandbox of Modal soon.
+pub struct Candidate {
+    pub job: JobId,
+    pub part: Part,
+}
+
+/// What is begun for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Connection,
+    Sandbox(Need),
+}
+
+/// The jobs of the plan for which something may be begun. A job that needs others would let its sandbox wait for them.
+pub fn candidates(plan: &Plan, sign: Sign) -> Vec<Candidate> {
+    let begins = |job: &&PlannedJob| {
+        let keeps = matches!(job.warm, Some(Warm::Keep { .. })) && !job.spec.tty;
+        keeps && job.needs.is_empty() && !job.is_group()
+    };
+    let is_paid = plan.budget.prewarm_per_day.is_some();
+    let part = |job: &PlannedJob| match (sign, job.routing.certain_place()) {
+        (Sign::Start, Some(Place::Modal)) => Some(Part::Sandbox(Need::Certain)),
+        _ if !may_go(job) => None,
+        _ if is_paid => Some(Part::Sandbox(Need::Expected)),
+        (Sign::Start, _) => Some(Part::Connection),
+        (Sign::Save, _) => None,
+    };
+    let jobs = plan.jobs.iter().filter(begins);
+    jobs.filter_map(|job| Some(Candidate { job: job.id.clone(), part: part(job)? })).collect()
+}
+
+/// Whether some rule may send the job to Modal alone.
+fn may_go(job: &PlannedJob) -> bool {
+    let goes = |target: &RuleTarget| matches!(target, RuleTarget::Place(Place::Modal) | RuleTarget::Auto);
+    job.routing.certain_place() != Some(Place::Local) && job.routing.rules.iter().any(|rule| goes(&rule.to))
+}
+
+/// Begins it; returns at once.
+pub fn begin(modal: &Modal, plan: &Plan, candidates: &[Candidate]) {
+    for candidate in candidates {
+        if let Some(request) = request(plan, &candidate.job) {
+            match candidate.part {
+                Part::Connection => modal.backend().connect_ahead(&request),
+                Part::Sandbox(need) => modal.backend().prewarm(&request, need),
+            }
+        }
+    }
+}
+
+/// These jobs run elsewhere.
+pub fn call_off(modal: &Modal, plan: &Plan, jobs: &BTreeSet<JobId>) {
+    for request in jobs.iter().filter_map(|job| request(plan, job)) {
+        modal.backend().call_off(&request);
+    }
+}
+
+fn request(plan: &Plan, job: &JobId) -> Option<OpenRequest> {
+    let job = plan.jobs.iter().find(|planned| planned.id == *job)?;
+    let Some(Warm::Keep { idle, max }) = job.warm else { return None };
+    let (emitter, _) = event::channel();
+    Some(OpenRequest {
+        job: job.id.clone(),
+        spec: Arc::clone(&job.spec),
+        root: plan.root.clone(),
+        attempt: 1,
+        timeout: job.timeout,
+        queue_limit: None,
+        shortage: Shortage::Refuse,
+        prospect: Prospect::Last,
+        keep: Some(Keep { idle, max }),
+        workplace: Workplace::Project,
+        needed_outputs: job.earlier_outputs.clone(),
+        emitter,
+        cancel: CancelSource::default().watch(),
+    })
+}
