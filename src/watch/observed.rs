@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::workspace::tree::{EntryKind, FileStat, Judge, Judgement, Rules};
+use crate::workspace::tree::{EntryKind, FileStat, Judge, Judgement, Rules, path_order};
 
 /// Time given to reading files before the first run.
 const AHEAD: Duration = Duration::from_secs(1);
@@ -26,12 +26,50 @@ const COARSE: Duration = Duration::from_millis(20);
 /// Of more changed paths than this, none is taken for a half-done save.
 const MANY: usize = 1_000;
 
-type Digest = [u8; 32];
+/// The first half of a BLAKE3 digest, which is enough to tell the contents of one file from its next ones.
+type Digest = [u8; 16];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
-    File { stat: FileStat, digest: Option<Digest>, fresh: Fresh },
+    File(Seen),
     Link(Box<str>),
+}
+
+/// What is kept of each file. There may be very many, so it is small: a change of the times alone is one of
+/// `changed`, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    size: u64,
+    /// Nanoseconds since 1970.
+    changed: i64,
+    inode: u64,
+    digest: Option<Digest>,
+    /// Permission bits.
+    mode: u16,
+    fresh: Fresh,
+}
+
+impl Seen {
+    fn new(stat: &FileStat, digest: Option<Digest>, now: SystemTime) -> Self {
+        let FileStat { size, changed, inode, mode, .. } = *stat;
+        let mode = u16::try_from(mode).unwrap_or(u16::MAX);
+        Self { size, changed, inode, digest, mode, fresh: Fresh::at(stat, now) }
+    }
+
+    fn has(&self, stat: &FileStat) -> bool {
+        (self.size, self.changed, self.inode, u32::from(self.mode))
+            == (stat.size, stat.changed, stat.inode, stat.mode)
+    }
+
+    fn is_same(&self, now: &Self) -> bool {
+        self.mode == now.mode
+            && match (self.digest, now.digest) {
+                (Some(digest), Some(digest_now)) => digest == digest_now,
+                // Too large to be read.
+                (None, None) => (self.size, self.changed, self.inode) == (now.size, now.changed, now.inode),
+                _ => false,
+            }
+    }
 }
 
 /// Whether a stat was taken so soon after the last change that the next one may look the same.
@@ -86,19 +124,19 @@ impl Observed {
 
     /// Takes the tree as it is; returns its folders. Nothing is read but names and stats.
     pub fn begin(&mut self) -> BTreeSet<String> {
-        self.known.clear();
         self.folders = BTreeSet::from([Box::from("")]);
         let now = SystemTime::now();
-        for entry in self.judge.survey("") {
-            match entry.kind {
-                EntryKind::Directory { .. } => _ = self.folders.insert(entry.path),
-                EntryKind::File(stat) => {
-                    let known = Known::File { stat, digest: None, fresh: Fresh::at(&stat, now) };
-                    self.known.insert(entry.path, known);
-                }
-                EntryKind::Symlink { target } => _ = self.known.insert(entry.path, Known::Link(target)),
+        let entries = self.judge.survey("");
+        let folders = &mut self.folders;
+        // Made in one go a map takes half of the memory.
+        self.known = BTreeMap::from_iter(entries.into_iter().filter_map(|entry| match entry.kind {
+            EntryKind::Directory { .. } => {
+                folders.insert(entry.path);
+                None
             }
-        }
+            EntryKind::File(stat) => Some((entry.path, Known::File(Seen::new(&stat, None, now)))),
+            EntryKind::Symlink { target } => Some((entry.path, Known::Link(target))),
+        }));
         self.folders.iter().map(|folder| folder.to_string()).collect()
     }
 
@@ -122,7 +160,7 @@ impl Observed {
             return None;
         }
         let unfinished = |path: &String| match self.known.get(path.as_str())? {
-            Known::File { stat, .. } if stat.size > 0 => match self.judge.entry(path) {
+            Known::File(seen) if seen.size > 0 => match self.judge.entry(path) {
                 None => Some(Unfinished::Gone),
                 Some(EntryKind::File(now)) if now.size == 0 => Some(Unfinished::Empty),
                 Some(_) => None,
@@ -176,7 +214,14 @@ impl Observed {
     /// Compares all that is in a folder.
     fn survey(&mut self, folder: &str, findings: &mut Findings) {
         let entries = self.judge.survey(folder);
-        let mut gone: BTreeSet<Box<str>> = self.below(folder).map(|(path, _)| path.clone()).collect();
+        // Not a copy of all names: there may be very many.
+        let here = |path: &str| {
+            entries
+                .binary_search_by(|it| path_order(it.path.as_bytes(), path.as_bytes()))
+                .is_ok_and(|at| !matches!(entries[at].kind, EntryKind::Directory { .. }))
+        };
+        let gone: Vec<Box<str>> =
+            self.below(folder).map(|(path, _)| path).filter(|path| !here(path)).cloned().collect();
         let mut folders_gone: BTreeSet<Box<str>> = self.folders_below(folder).collect();
         let mut came = vec![Box::from(folder)];
         for entry in entries {
@@ -184,7 +229,6 @@ impl Observed {
                 came.push(entry.path);
                 continue;
             }
-            gone.remove(&entry.path);
             self.note(&entry.path, &entry.kind, findings);
         }
         for folder in came {
@@ -205,15 +249,14 @@ impl Observed {
         let before = self.known.get(path);
         let now = match kind {
             EntryKind::File(stat) => {
-                let known = |known: &Known| {
-                    matches!(known,
-                    Known::File { stat: before, fresh: Fresh::No, .. } if before == stat)
-                };
-                if before.is_some_and(known) {
+                if let Some(Known::File(seen)) = before
+                    && seen.fresh == Fresh::No
+                    && seen.has(stat)
+                {
                     return;
                 }
-                let fresh = Fresh::at(stat, SystemTime::now());
-                Known::File { stat: *stat, digest: self.digest(path, stat), fresh }
+                let now = SystemTime::now();
+                Known::File(Seen::new(stat, self.digest(path, stat), now))
             }
             EntryKind::Symlink { target } => Known::Link(target.clone()),
             EntryKind::Directory { .. } => return,
@@ -264,11 +307,11 @@ impl Observed {
         let mut buffer = Vec::new();
         let root = &self.root;
         for (path, known) in &mut self.known {
-            let Known::File { stat, digest, .. } = known else { continue };
-            if digest.is_some() || stat.size > LARGEST_AHEAD {
+            let Known::File(seen) = known else { continue };
+            if seen.digest.is_some() || seen.size > LARGEST_AHEAD {
                 continue;
             }
-            *digest = read(&root.join(&**path), stat.size, &mut buffer);
+            seen.digest = read(&root.join(&**path), seen.size, &mut buffer);
             if Instant::now() > end {
                 return;
             }
@@ -287,20 +330,12 @@ impl Observed {
 fn read(path: &Path, size: u64, buffer: &mut Vec<u8>) -> Option<Digest> {
     buffer.clear();
     File::open(path).ok()?.take(size + 1).read_to_end(buffer).ok()?;
-    Some(*blake3::hash(buffer).as_bytes())
+    blake3::hash(buffer).as_bytes().first_chunk().copied()
 }
 
 fn same(before: &Known, now: &Known) -> bool {
     match (before, now) {
-        (Known::File { stat, digest, .. }, Known::File { stat: stat_now, digest: digest_now, .. }) => {
-            stat.mode == stat_now.mode
-                && match (digest, digest_now) {
-                    (Some(digest), Some(digest_now)) => digest == digest_now,
-                    // Too large to be read.
-                    (None, None) => stat == stat_now,
-                    _ => false,
-                }
-        }
+        (Known::File(before), Known::File(now)) => before.is_same(now),
         (Known::Link(before), Known::Link(now)) => before == now,
         _ => false,
     }
