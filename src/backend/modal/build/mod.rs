@@ -4,21 +4,22 @@
 //! so that a known image costs no call. What must stay true: a failed build names its layer, the line of accel.toml
 //! that made it, and the end of its log.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::fs::File;
-use std::io::{self, Read};
+mod files;
+mod log;
+mod place;
+
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::error::{ErrorKind, ModalError};
 use super::ids::{Ids, Kind, Used};
-use super::image::context::{ContextFile, ContextMount};
+use super::image::context::ContextMount;
 use super::image::{LayerIds, LayerRequest, compile};
 use super::limits::{Pulse, StoodStill};
 use super::link::Link;
@@ -26,15 +27,16 @@ use super::method::client;
 use super::reporter::Reporter;
 use super::resolve;
 use super::trouble::{Trouble, broken_task};
-use super::upload::{Content, Source, Upload};
+use super::upload::Upload;
 use super::wire::client as wire;
 use crate::backend::Failure;
 use crate::base::digest::{Digest, DigestBuilder};
-use crate::base::duration::ExactDuration;
 use crate::domain::Cause;
 use crate::event::{Step, StepOutcome};
 use crate::plan::spec::ImageSpec;
-use crate::workspace::tree::Sha256Digest;
+use files::{ContextContent, context_files};
+use log::Log;
+use place::Place;
 use wire::generic_result::GenericStatus;
 
 /// How long the server holds a question for news of a build.
@@ -42,9 +44,6 @@ const HOLD: Duration = Duration::from_secs(55);
 /// Streams of one build that may fail.
 const FAILED_STREAMS: u32 = 2;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Lines of a failed build's log in its error.
-const LOG_TAIL: usize = 20;
-const READ_BUFFER: usize = 256 << 10;
 
 /// What images are made with.
 pub(super) struct Image<'a> {
@@ -69,13 +68,6 @@ pub(super) struct Prepared {
 pub(super) struct Layer {
     pub(super) request: LayerRequest,
     files: Vec<ContextContent>,
-}
-
-#[derive(Clone)]
-struct ContextContent {
-    remote: String,
-    mode: u32,
-    content: Content,
 }
 
 impl Image<'_> {
@@ -410,146 +402,10 @@ struct Provided {
     volumes: Vec<String>,
 }
 
-/// Where in which image a layer is.
-struct Place<'a> {
-    name: &'a str,
-    at: usize,
-    of: usize,
-    request: &'a LayerRequest,
-}
-
-impl Place<'_> {
-    fn title(&self) -> String {
-        format!("image {} {}/{}: {}", self.name, self.at, self.of, self.request.title)
-    }
-
-    /// A definition that the server does not take is the layer's mistake.
-    fn refused(&self, error: ModalError) -> Trouble {
-        if error.kind != ErrorKind::InvalidRequest {
-            return error.into();
-        }
-        let text = format!("{}{}: Modal refuses it: {}", self.title(), self.origin(), error.message);
-        Failure::new(Cause::Image, text).help("correct the layer").into()
-    }
-
-    fn silent(&self, limit: Duration) -> Trouble {
-        let limit = ExactDuration(limit);
-        let text = format!("{}{}: nothing was heard of its build for {limit}", self.title(), self.origin());
-        Failure::new(Cause::Image, text)
-            .help("it may go on at Modal: run again to follow it; let the step print what it does")
-            .into()
-    }
-
-    fn origin(&self) -> String {
-        match self.request.origin.as_str() {
-            "" => String::new(),
-            origin => format!(" ({origin})"),
-        }
-    }
-
-    fn judge(&self, result: &wire::GenericResult, log: &VecDeque<String>) -> Result<(), Trouble> {
-        let status = GenericStatus::try_from(result.status).unwrap_or(GenericStatus::Failure);
-        let why = match status {
-            GenericStatus::Success => return Ok(()),
-            GenericStatus::Terminated => "its build was stopped from outside",
-            GenericStatus::Timeout => "its build took too long",
-            GenericStatus::MemoryManagerEviction
-            | GenericStatus::MemoryThrashingEviction
-            | GenericStatus::KernelOomKill => "its build ran out of memory",
-            _ => "its build failed",
-        };
-        let mut text = format!("{}{}: {why}", self.title(), self.origin());
-        if !result.exception.trim().is_empty() {
-            text.push_str(&format!(": {}", result.exception.trim()));
-        }
-        for line in log {
-            text.push_str("\n  ");
-            text.push_str(line);
-        }
-        let help = match status {
-            GenericStatus::Terminated | GenericStatus::InternalFailure => "try again",
-            _ => "correct the layer; the layers below it are kept",
-        };
-        Err(Failure::new(Cause::Image, text).help(help).into())
-    }
-}
-
-/// A build's log as lines; pieces come as the server likes.
-#[derive(Default)]
-struct Log {
-    open: String,
-    tail: VecDeque<String>,
-}
-
-impl Log {
-    fn lines(&mut self, piece: &str) -> Vec<String> {
-        self.open.push_str(piece);
-        let mut lines = Vec::new();
-        while let Some(at) = self.open.find('\n') {
-            let line: String = self.open.drain(..=at).collect();
-            lines.push(self.keep(line.trim_end()));
-        }
-        lines
-    }
-
-    fn rest(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.open);
-        (!rest.trim().is_empty()).then(|| self.keep(rest.trim_end()))
-    }
-
-    fn keep(&mut self, line: &str) -> String {
-        if self.tail.len() == LOG_TAIL {
-            self.tail.pop_front();
-        }
-        self.tail.push_back(line.to_owned());
-        line.to_owned()
-    }
-}
-
 fn passes(error: &ModalError) -> bool {
     matches!(error.kind, ErrorKind::Unreachable | ErrorKind::Service | ErrorKind::DeadlineExceeded)
 }
 
 pub(super) fn last(digests: &[Digest]) -> String {
     digests.last().map(ToString::to_string).unwrap_or_default()
-}
-
-fn context_files(context: &ContextMount, root: &Path) -> Result<Vec<ContextContent>, Failure> {
-    let unusable = |error: String| Failure::new(Cause::Image, error).help("correct the layer that copies it");
-    let files = context.files(root).map_err(|error| unusable(error.to_string()))?;
-    // A path that several sources name is one file.
-    let distinct: BTreeMap<String, ContextFile> =
-        files.into_iter().map(|file| (file.remote.clone(), file)).collect();
-    distinct
-        .into_values()
-        .map(|file| {
-            let hashed = hash(&file.local);
-            hashed
-                .map(|(content, mode)| ContextContent { remote: file.remote, mode, content })
-                .map_err(|error| unusable(format!("cannot read {}: {error}", file.local.display())))
-        })
-        .collect()
-}
-
-fn hash(local: &Path) -> io::Result<(Content, u32)> {
-    use std::os::unix::fs::MetadataExt as _;
-    // Links are followed: the file's contents travel under the link's name.
-    let local = local.canonicalize()?;
-    let mut file = File::open(&local)?;
-    let mode = file.metadata()?.mode() & 0o7777;
-    let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0, vec![0; READ_BUFFER]);
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        size += count as u64;
-    }
-    let (Some(folder), Some(name)) = (local.parent(), local.file_name().and_then(|name| name.to_str()))
-    else {
-        return Err(io::Error::other("the name is not UTF-8"));
-    };
-    let source = Source::File { root: folder.into(), path: name.into() };
-    Ok((Content { sha256: Sha256Digest(hasher.finalize().into()), size, source }, mode))
 }
