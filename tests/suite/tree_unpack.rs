@@ -442,6 +442,54 @@ fn garbage_is_no_archive() {
     }
 }
 
+/// Block by block, every header's checksum right again, so that what is wrong is read.
+fn with_right_sums(archive: &mut [u8]) {
+    for block in archive.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}
+
+fn in_project_and_free(line: &str) -> bool {
+    let inside = line.strip_prefix("project/");
+    inside.is_some_and(|path| !path.starts_with(".git") && !path.starts_with("ci/base.toml"))
+}
+
+#[test]
+fn a_broken_archive_changes_nothing_but_what_it_may_or_nothing_at_all() {
+    let whole = archive()
+        .folder("out/folder")
+        .file("out/old", "new contents")
+        .symlink("out/link", "old")
+        .hard_link("out/twin", "out/old")
+        .pax(&[("path", "out/by-pax"), ("size", "3")])
+        .file("x", "yyy")
+        .end();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let byte = prop_oneof![any::<u8>(), prop::sample::select(b"0127./\\\0 \xffgxLKS".to_vec())];
+    let changes = prop::collection::vec((0..whole.len(), byte), 1..8);
+    runner
+        .run(&(changes, any::<bool>(), 0..whole.len()), |(changes, cut, end)| {
+            let mut broken = whole.clone();
+            changes.into_iter().for_each(|(at, byte)| broken[at] = byte);
+            with_right_sums(&mut broken);
+            broken.truncate(if cut { end } else { whole.len() });
+            let place = Place::new();
+            let before = place.state();
+            let unpacked = place.unpack(&broken);
+            let changed = |line: &String| unpacked.is_err() || !in_project_and_free(line);
+            let of_others = |lines: Vec<String>| lines.into_iter().filter(changed).collect::<Vec<_>>();
+            prop_assert_eq!(of_others(place.state()), of_others(before));
+            Ok(())
+        })
+        .unwrap();
+}
+
 /// Large files are staged on their own and moved.
 #[test]
 fn large_files_and_links_to_them_arrive() {

@@ -175,6 +175,8 @@ fn time_claim(token: &str, name: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::clock::SystemClock;
     use super::*;
 
@@ -190,5 +192,18 @@ mod tests {
         let (first, second) = tokio::join!(first, second);
         assert_eq!(first.unwrap_err().message, "no such environment");
         assert_eq!(second.unwrap_err().message, "no such environment");
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_of_any_kind_is_read_or_not(token in "(?s).{0,40}", claims in "(?s).{0,40}", time in any::<f64>()) {
+            let wrapped = |payload: &str| format!("a.{}.b", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(payload));
+            let timed = wrapped(&format!("{{\"exp\":{time:e},\"iat\":[{time:e}]}}"));
+            for token in [token, wrapped(&claims), timed] {
+                let tokens = AuthTokens::new(Arc::new(SystemClock));
+                let _ = (expiry(&token), issued(&token), tokens.keep(token.clone()));
+                tokens.seed(token);
+            }
+        }
     }
 }

@@ -77,6 +77,8 @@ fn with_details(text: String, result: &wire::GenericResult) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -94,5 +96,13 @@ mod tests {
             "the sandbox ended with a status that this accel does not know (99): odd"
         );
         assert!(!has_ended(Some(&wire::GenericResult::default())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_end_has_a_sentence(status in any::<i32>(), exception in "(?s).{0,40}", exitcode in any::<i32>()) {
+            let failure = failure(&wire::GenericResult { status, exception, exitcode, ..Default::default() });
+            prop_assert!(!failure.message.is_empty() && failure.help.is_some());
+        }
     }
 }

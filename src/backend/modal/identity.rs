@@ -78,6 +78,8 @@ pub fn unquote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -111,5 +113,13 @@ mod tests {
             assert_eq!(unquote(&quote(text)), text);
         }
         assert_eq!(unquote("50%25%20off%2"), "50% off%2");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives_a_header_and_any_header_is_a_text(text in "(?s).{0,40}", header in "(%[0-9a-fA-Fx+é]{0,2}|.){0,20}") {
+            prop_assert_eq!(unquote(&quote(&text)), text);
+            unquote(&header);
+        }
     }
 }

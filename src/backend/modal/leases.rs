@@ -71,7 +71,7 @@ impl Holding {
             started_at_ms: listed.created_at_ms,
             expires_at_ms: tag(tag::EXPIRES)
                 .and_then(|seconds| seconds.parse::<u64>().ok())
-                .map(|s| s * 1000),
+                .map(|seconds| seconds.saturating_mul(1000)),
         }
     }
 }

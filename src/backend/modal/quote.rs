@@ -185,6 +185,8 @@ fn names_kind(words: &[String], kind: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -247,5 +249,22 @@ mod tests {
         let unpriced = Gpu::parse("B300").ok();
         let quote = Quote { unpriced, ..quote };
         assert_eq!(quote.to_string(), "≥ $0.59/h and the B300, whose price is not known");
+    }
+
+    proptest! {
+        #[test]
+        fn rates_of_any_kind_make_a_quote_that_can_be_added_up(
+            name in "(cpu|core|memory|gib|gpu|a100|40gb|t4|hour|second|_|/|é){0,5}",
+            amount in "(\\$|-)?[0-9]{0,400}(\\.[0-9]{0,5})?(e-?[0-9]{1,4})?|NaN|inf|.{0,5}",
+            count in 1..=8_u32,
+        ) {
+            let prices = Prices::published().with_rates(&BTreeMap::from([(name, amount)]), "2026-07-01");
+            let prices = prices.unwrap_or_else(Prices::published);
+            for price in prices.gpu.values().chain([&prices.cpu_core, &prices.memory_gib]) {
+                prop_assert!(*price >= 0.0 && *price <= MOST_PER_SECOND);
+            }
+            let gpu = Gpu::parse(&format!("A100-40GB:{count}")).unwrap();
+            prop_assert!(prices.gpu(&gpu).is_some_and(f64::is_finite));
+        }
     }
 }

@@ -216,6 +216,8 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const START: Duration = Duration::from_secs(1_000);
@@ -335,5 +337,24 @@ mod tests {
         let status = Status::with_details(Code::Internal, "", bytes::Bytes::from_static(b"\xff\xff"));
         assert_eq!(retry_after(&status), None);
         assert_eq!(retry_after(&throttled(Code::Internal, f32::NAN)), Some(Duration::ZERO));
+    }
+
+    proptest! {
+        #[test]
+        fn no_pause_that_a_server_asks_for_is_too_much_to_count(
+            details in any::<Vec<u8>>(), seconds in any::<f32>(), code in 1..=16, now in any::<u32>(),
+        ) {
+            let status = Status::with_details(Code::from_i32(code), "", details.into());
+            let now = Duration::from_secs(now.into());
+            for status in [status, throttled(Code::from_i32(code), seconds)] {
+                for limit in [ThrottleLimit::Unlimited, ThrottleLimit::AtMost(Duration::MAX), ThrottleLimit::Never] {
+                    let policy = RetryPolicy::DEFAULT.total_timeout(Duration::from_secs(15));
+                    for policy in [policy, RetryPolicy::ROUTER] {
+                        let mut call = attempts(policy, limit);
+                        let _ = (call.after(&status, now), call.timeout(now), call.headers(now));
+                    }
+                }
+            }
+        }
     }
 }

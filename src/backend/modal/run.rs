@@ -458,3 +458,43 @@ async fn reached(moment: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let piece = prop_oneof![
+            Just(b"accel: ".to_vec()),
+            Just(b"not as it was left [w]\n".to_vec()),
+            prop::collection::vec(any::<u8>(), 0..6),
+        ];
+        prop::collection::vec(piece, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_held_back_comes_out_whole_unless_it_was_accels_own(pieces in pieces()) {
+            let line = "accel: not as it was left [w]\n".to_owned();
+            let mut held = HeldBack { line, bytes: Vec::new() };
+            let mut shown = Vec::new();
+            for piece in &pieces {
+                shown.extend(held.pass(piece.clone().into()).unwrap_or_default());
+            }
+            if held.is_said() {
+                prop_assert!(shown.is_empty());
+            } else {
+                shown.extend(held.bytes);
+                prop_assert_eq!(shown, pieces.concat());
+            }
+        }
+
+        #[test]
+        fn only_accels_own_script_fails_as_accel(code in any::<u8>(), tail in any::<Vec<u8>>(), word in "[a-f]{0,4}") {
+            let failure = own_failure(Exit::Code(code), &tail, &word);
+            prop_assert!(failure.is_none() || code == crate::base::exit_code::ACCEL_FAILED);
+        }
+    }
+}

@@ -255,3 +255,19 @@ async fn of_two_sweeps_one_settles_each_lease_and_no_live_run_is_touched() {
     assert_eq!(unsettled.len(), 1);
     assert!(kept.settle(Settlement::Terminated).await.unwrap());
 }
+
+#[test]
+fn whatever_a_server_lists_is_somebodys() {
+    let times = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1e300, 1e300, 0.5];
+    let ends = ["18446744073709551615", "-1", "", "1e9", "0"];
+    for (created_at, expires) in times.iter().flat_map(|time| ends.map(|end| (*time, end))) {
+        let tag =
+            |name: &str, value: &str| wire::SandboxTag { tag_name: name.into(), tag_value: value.into() };
+        let tags = vec![tag(tag::LEASE, ""), tag(tag::HOST, "here"), tag(tag::EXPIRES, expires)];
+        let found = listed(wire::SandboxInfo { created_at, tags, ..wire::SandboxInfo::default() });
+        for now in [0, 1_000, u64::MAX] {
+            let standing = standing(&found, None, "here", now);
+            assert!(matches!(standing, Standing::Leftover | Standing::NotInJournal), "{found:?}");
+        }
+    }
+}

@@ -102,6 +102,8 @@ fn unlisted(known: &BTreeMap<&str, &Contents>) -> std::collections::BTreeSet<Str
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::workspace::tree::ManifestEntry;
 
@@ -141,5 +143,26 @@ mod tests {
         assert_eq!(said("F ./a\n"), None, "it did not come to its end");
         assert_eq!(said("F ./unknown\nsettled\n"), None);
         assert_eq!(judge("list 00\nsettled\n", &tree), None, "another list");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_about_a_tree_is_about_that_tree(
+            lines in prop::collection::vec("(F ./|D ./|settled|list |)[ad/. \\\\é\u{0}-]{0,4}", 0..6),
+            whole in any::<bool>(),
+        ) {
+            let tree = tree(&[("a", file(1)), ("d", Contents::Directory { mode: 0o755 }), ("odd\\", file(1))]);
+            let list = if whole { format!("list {}\n", list_digest(&tree)) } else { String::new() };
+            if let Some(spoiled) = judge(&format!("{list}{}\nsettled", lines.join("\n")), &tree) {
+                let known = by_path(&tree);
+                prop_assert!(whole);
+                prop_assert!(spoiled.paths.iter().chain(&spoiled.modes).all(|path| known.contains_key(path.as_str())));
+            }
+        }
+
+        #[test]
+        fn any_other_text_is_no_answer(said in "(?s).{0,80}") {
+            prop_assert_eq!(judge(&said, &tree(&[("a", file(1))])), None);
+        }
     }
 }
