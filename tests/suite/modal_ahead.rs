@@ -237,19 +237,20 @@ fn a_save_has_a_sandbox_made_where_none_is_kept_any_more() {
 #[test]
 fn a_loop_has_another_sandbox_ready_before_its_own_is_too_old() {
     let modal = FakeModal::serve();
-    let config = "version = 1\n[project]\nname = 'demo'\n[jobs.it]\nwarm = { idle = '5s', max = '5s' }\n\
-                  run = 'cat data; if [ $(cat data) = 1 ]; then sleep 5; fi; ls | wc -l; echo > left'\n";
+    let config = "version = 1\n[project]\nname = 'demo'\n[jobs.it]\nwarm = { idle = '4s', max = '4s' }\n\
+                  run = 'cat data; if [ $(cat data) = 1 ]; then sleep 4; fi; ls | wc -l; echo > left'\n";
     let world = World::new().file("accel.toml", config).file("data", "1\n").envs(modal.variables());
     let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
     watch.wait_for_stderr_times("waiting for changes", 1);
     // The old one goes when the other is there.
-    modal.wait_until(|| created(&modal) == 2 && modal.alive().len() == 1);
+    modal.wait_until(|| modal.sandboxes().len() == 2 && modal.alive().len() == 1);
     modal.forget_calls();
     world.write("data", "2\n");
     watch.wait_for_stdout("2\n2\n").wait_for_stderr_times("waiting for changes", 2);
     assert_eq!((created(&modal), modal.alive().len()), (0, 1));
     watch.signal(Signal::INT);
-    watch.finish().code(130).stderr_has("is soon too old for another run: a fresh one takes its place");
+    let text = "is soon too old for another run: a fresh one takes its place";
+    watch.finish().code(130).stderr_has(text).stderr_lacks("warm sandbox is too old");
     world.accel(["prune"]).run().code(0);
     assert!(modal.alive().is_empty());
 }

@@ -134,7 +134,9 @@ impl Opening<'_> {
     ) -> Result<Kept, Trouble> {
         let sources = self.sources();
         let claiming: BoxFuture<'_, Result<_, Trouble>> = Box::pin(async {
-            if let Some(coming) = coming {
+            if let Some(coming) = coming
+                && !self.journal().has_parked(definition).await.unwrap_or(false)
+            {
                 self.until_there(coming).await;
             }
             self.claim(definition.to_owned(), held).await

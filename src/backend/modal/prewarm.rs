@@ -73,10 +73,11 @@ impl Prewarming {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be waited for by a run of this definition; `None` where nothing is made for it.
+    /// For a run of this definition that finds no sandbox: one is there when this is cancelled, or none comes. `None`
+    /// where nothing is made.
     pub(super) fn coming(&self, definition: &str) -> Option<CancellationToken> {
         let under_way = self.under_way();
-        let found = under_way.get(definition).filter(|it| matches!(it.what, Prewarm::NextRun(_)))?;
+        let found = under_way.get(definition).filter(|found| found.what != Prewarm::Connection)?;
         Some(found.ready.clone())
     }
 
@@ -150,11 +151,14 @@ impl Making {
     async fn run(&self, definition: &str, under_way: &UnderWay) {
         match Box::pin(self.make(definition)).await {
             Ok(Some(lease)) => {
+                let old = match &self.what {
+                    Prewarm::Renewal(old) => self.take_parked(definition, old).await,
+                    Prewarm::NextRun(_) | Prewarm::Connection => None,
+                };
                 under_way.ready.cancel();
-                match &self.what {
-                    Prewarm::NextRun(_) => self.until_claimed(definition, &lease, under_way).await,
-                    Prewarm::Renewal(old) => self.end_parked(definition, old).await,
-                    Prewarm::Connection => {}
+                self.end(old).await;
+                if let Prewarm::NextRun(_) = self.what {
+                    self.until_claimed(definition, &lease, under_way).await;
                 }
             }
             Ok(None) => {}
@@ -225,26 +229,30 @@ impl Making {
         tokio::select! {
             biased;
             () = under_way.claimed.cancelled() => {}
-            _ = cancel.stopped() => self.end_parked(definition, lease).await,
+            _ = cancel.stopped() => self.end(self.take_parked(definition, lease).await).await,
             // The server ends it.
             () = tokio::time::sleep(idle) => {}
         }
     }
 
-    /// Unless somebody uses it, or has ended it.
-    async fn end_parked(&self, definition: &str, lease: &LeaseId) {
+    /// `None` where somebody uses it, or has ended it.
+    async fn take_parked(&self, definition: &str, lease: &LeaseId) -> Option<Sandbox> {
         let settings = &self.core.settings;
-        let Ok(shared) = self.core.shared() else { return };
-        let Ok(link) = shared.link(settings).await else { return };
+        let shared = self.core.shared().ok()?;
+        let link = shared.link(settings).await.ok()?;
         let parked = settings.journal.all_parked(definition).await.unwrap_or_default();
-        let Some(entry) = parked.into_iter().find(|entry| entry.lease == *lease) else { return };
-        let Ok(Some(taken)) = settings.journal.take_over(&entry).await else { return };
+        let entry = parked.into_iter().find(|entry| entry.lease == *lease)?;
+        let taken = settings.journal.take_over(&entry).await.ok()??;
         drop(shared.take_router(lease));
         let id = entry.sandbox.unwrap_or_default();
         let options = CallOptions::default();
-        let sandbox = Sandbox { link: link.clone(), lease: taken, kind: entry.kind, id, options };
+        Some(Sandbox { link: link.clone(), lease: taken, kind: entry.kind, id, options })
+    }
+
+    async fn end(&self, sandbox: Option<Sandbox>) {
+        let Some(sandbox) = sandbox else { return };
         if let Err(error) = sandbox.end(Haste::Usual).await {
-            tracing::debug!(%error, "a sandbox that was made ahead is left to the next sweep");
+            tracing::debug!(%error, "a sandbox is left to the next sweep");
         }
     }
 }
