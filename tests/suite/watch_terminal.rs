@@ -56,6 +56,19 @@ fn the_line_comes_back_after_a_pause() {
 }
 
 #[test]
+fn a_watch_that_began_in_the_background_has_the_keys_when_it_comes_to_the_foreground() {
+    let shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"];
+    let mut terminal = watch_in(World::new(), "run = 'echo saw-$(cat data)'", &shell);
+    terminal.types("accel watch it & echo begun\n").shows("begun\r\n").shows("saw-one").shows(WAITS);
+    terminal.types("fg\n").shows("accel watch it").shows("✓ passed in").shows(WAITS);
+    terminal.types("r").shows("key → it").shows("saw-one").shows(WAITS);
+    // Paused, and continued in the background, and back.
+    terminal.types("\x1a").shows("Stopped").types("bg\n").shows("&").types("fg\n").shows("accel watch it");
+    terminal.shows(WAITS).types("r").shows("key → it").shows("saw-one").shows(WAITS);
+    terminal.types("q").types("exit 0\n").ends_with(0);
+}
+
+#[test]
 fn what_is_said_between_two_runs_stands_above_the_line() {
     let mut terminal = watch("run = 'echo saw-$(cat data)'");
     terminal.shows(WAITS);
@@ -93,6 +106,16 @@ fn a_key_during_a_run_begins_it_anew_or_has_it_once_more() {
         terminal.world.write("../let-one", "");
         terminal.shows("end-one").shows("key → it").shows("end-one").shows(WAITS).types("q").ends_with(0);
     }
+}
+
+#[test]
+fn arrows_and_function_keys_are_no_letters() {
+    let mut terminal = watch("run = 'echo saw-$(cat data)'");
+    terminal.shows(WAITS);
+    // The keypad's 1 and its Enter, as some terminals send them, and an arrow.
+    terminal.types("\x1bOq").types("\x1bOa").types("\x1b[A");
+    terminal.world.write("data", "two");
+    terminal.shows("data changed → it").shows("saw-two").shows(WAITS).types("q").ends_with(0);
 }
 
 #[test]

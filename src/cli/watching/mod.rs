@@ -33,10 +33,10 @@ use super::commands::run as run_command;
 use super::context::Context;
 use super::error::CommandError;
 use super::execution::{self, Execution, LeftBehind, Wishes};
-use super::keyboard::Keyboard;
+use super::keyboard::{Key, Keyboard};
 use super::printer::{Format, write_stderr};
 use super::runtime;
-use super::signals::{Display, IgnoredSignals, Signals};
+use super::signals::{Change, Display, IgnoredSignals, Signals};
 use line::Line;
 use loader::Loader;
 use words::{Keys, Status};
@@ -208,11 +208,12 @@ impl Work for Watcher<'_> {
     async fn command(&self) -> Command {
         loop {
             match self.keyboard.key().await {
-                b'\r' | b'\n' | b'r' => return Command::Again,
-                b'a' => return Command::All,
-                b'm' => return Command::Move,
-                b'q' => return Command::Quit,
-                _ => {}
+                Key::Pressed(b'\r' | b'\n' | b'r') => return Command::Again,
+                Key::Pressed(b'a') => return Command::All,
+                Key::Pressed(b'm') => return Command::Move,
+                Key::Pressed(b'q') => return Command::Quit,
+                Key::Pressed(_) => {}
+                Key::Regained => self.line.changed(Change::Continued),
             }
         }
     }
