@@ -112,7 +112,8 @@ impl Modal {
     }
 }
 
-fn left_behind(entry: &Entry) -> String {
+/// A sentence about a sandbox that may outlive accel.
+pub fn left_behind(entry: &Entry) -> String {
     let Entry { job, lease, sandbox, .. } = entry;
     match sandbox {
         Some(sandbox) => format!(

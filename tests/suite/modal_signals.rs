@@ -28,6 +28,12 @@ run = '''trap \"\" INT TERM HUP; echo started; sleep 600 & wait; sleep 600'''
 [jobs.gpu]
 extends = 'cpu'
 gpu = 'L4'
+[jobs.early]
+extends = 'cpu'
+warm = true
+route = [{ when = { sync_bytes = '>1GB' }, to = 'local' }, { to = 'modal' }]
+[budget]
+prewarm_per_day = '$1'
 ";
 
 /// Points tried where nothing else is asked for.
@@ -45,6 +51,19 @@ const SLOW_CREATION: Duration = Duration::from_millis(600);
 
 fn world(modal: &FakeModal) -> World {
     World::new().file("accel.toml", CONFIG).file("data", "text\n").envs(modal.variables())
+}
+
+/// All is known that a sandbox is made from, so that one is made before a place is decided on.
+fn informed(modal: &FakeModal, job: &str) -> World {
+    let world = world(modal);
+    if job == "early" {
+        let faults = std::mem::take(&mut modal.state().faults);
+        world.accel(["exec", job, "--on", "modal", "--", "true"]).run().code(0);
+        world.accel(["prune"]).run().code(0);
+        modal.state().faults = faults;
+        modal.forget_calls();
+    }
+    world
 }
 
 fn unsettled(world: &World) -> Vec<Entry> {
@@ -73,13 +92,18 @@ fn scene(random: &mut Random) -> (FakeModal, &'static str, String) {
     let modal = FakeModal::serve();
     modal.secret("s", &[("A", "1")]);
     modal.delay(LATENCY);
-    let (job, create) = [("cpu", "SandboxCreateV2"), ("gpu", "SandboxCreate")][random.below(2)];
+    let jobs = [("cpu", "SandboxCreateV2"), ("gpu", "SandboxCreate"), ("early", "SandboxCreateV2")];
+    let (job, create) = jobs[random.below(3)];
     let slow = random.below(3);
     if slow > 0 {
         let fault = [Fault::Slow(SLOW_CREATION), Fault::LateAnswer(SLOW_CREATION)][slow - 1].clone();
         modal.fail(create, [fault]);
     }
     (modal, job, format!("{job}, creation {slow}"))
+}
+
+fn command(random: &mut Random, job: &str) -> &'static str {
+    if job == "early" { ["run", "watch"][random.below(2)] } else { "run" }
 }
 
 /// Waits for that call of the run, or for its command to be read.
@@ -91,9 +115,10 @@ fn interrupt(seed: u64) {
     let mut random = Random::new(seed);
     let (modal, job, what) = scene(&mut random);
     let point = 1 + random.below(CALLS);
-    let told = format!("ACCEL_SIGNAL_SEED={seed} {what}, call {point}");
-    let world = world(&modal);
-    let mut run = world.accel(["run", job]).spawn();
+    let command = command(&mut random, job);
+    let told = format!("ACCEL_SIGNAL_SEED={seed} {command} {what}, call {point}");
+    let world = informed(&modal, job);
+    let mut run = world.accel([command, job]).spawn();
     wait_for(&modal, point);
     for _ in 0..3 {
         run.signal([Signal::INT, Signal::TERM, Signal::HUP][random.below(3)]);
@@ -120,9 +145,10 @@ fn kill(seed: u64) {
     let mut random = Random::new(seed);
     let (modal, job, what) = scene(&mut random);
     let point = 1 + random.below(CALLS);
-    let told = format!("ACCEL_KILL_SEED={seed} {what}, call {point}");
-    let world = world(&modal);
-    let mut run = world.accel(["run", job]).spawn();
+    let command = command(&mut random, job);
+    let told = format!("ACCEL_KILL_SEED={seed} {command} {what}, call {point}");
+    let world = informed(&modal, job);
+    let mut run = world.accel([command, job]).spawn();
     wait_for(&modal, point);
     let stops_first = random.below(3) == 0;
     if stops_first {

@@ -22,8 +22,8 @@ use super::warm;
 use crate::backend::{CancelLevel, Failure, OpenRequest};
 use crate::event::Level;
 use crate::store::Remembered;
-use crate::store::journal::LeaseId;
 use crate::store::journal::warm::Parker;
+use crate::store::journal::{Entry, LeaseId};
 
 /// Cheap to clone; clones are the same. The default is for an accel that runs once.
 #[derive(Clone, Default)]
@@ -50,6 +50,11 @@ impl Common {
 
     pub(super) fn prewarming(&self) -> &Prewarming {
         &self.0.prewarming
+    }
+
+    /// Leases of sandboxes that are made ahead and not settled, from memory: what may outlive accel when it leaves now.
+    pub fn held(&self) -> Vec<Entry> {
+        self.0.prewarming.held()
     }
 
     /// After the last run: waits for what was made ahead of a run and is not wanted any more.

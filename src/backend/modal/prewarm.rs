@@ -32,7 +32,8 @@ use super::warm::record::{Record, Spoiled};
 use super::warm::{Stay, Use};
 use crate::backend::{Cancel, CancelLevel, CancelSource, OpenRequest, StopReason};
 use crate::event;
-use crate::store::journal::LeaseId;
+use crate::store::Journal;
+use crate::store::journal::{Entry, LeaseId};
 
 /// How long a sandbox that no run has asked for may wait for a machine.
 const QUEUE: Duration = Duration::from_secs(120);
@@ -66,6 +67,7 @@ struct UnderWay {
     /// Cancelled when the sandbox is parked, or will never be.
     ready: CancellationToken,
     claimed: CancellationToken,
+    journal: Journal,
 }
 
 impl Prewarming {
@@ -97,6 +99,11 @@ impl Prewarming {
         }
     }
 
+    /// From memory: leases that are not settled, and those of the runs that began them.
+    pub(super) fn held(&self) -> Vec<Entry> {
+        self.under_way().values().flat_map(|found| found.journal.held()).collect()
+    }
+
     /// Calls off what nobody has claimed and waits for it. Nothing is made afterwards.
     pub(super) async fn finish(&self, level: CancelLevel) {
         self.tasks.close();
@@ -120,7 +127,8 @@ impl Core {
         }
         let call_off = Arc::new(CancelSource::default());
         let (ready, claimed) = (CancellationToken::new(), CancellationToken::new());
-        let under_way = UnderWay { what: what.clone(), call_off, ready, claimed };
+        let journal = self.settings.journal.clone();
+        let under_way = UnderWay { what: what.clone(), call_off, ready, claimed, journal };
         all.insert(definition.clone(), under_way.clone());
         drop(all);
         let making = Making::new(self.beside(), request, what, under_way.call_off.watch());
