@@ -26,8 +26,9 @@ use crate::event::{Level, now_ms};
 use crate::store::journal::LeaseId;
 use crate::store::journal::warm::Limits;
 
-/// How long a sandbox may take to be settled. After its first run it reads every file of the tree, later what changed.
-const SETTLE: Duration = Duration::from_secs(20);
+/// How long a sandbox may take to be settled. After its first run every file of the tree is read; a hundred thousand
+/// of them may take a slow disk most of this.
+const SETTLE: Duration = Duration::from_secs(60);
 /// Most that is said about a tree: a job that spoils more than this has its sandbox ended.
 const MOST_SAID: usize = 4 << 20;
 /// A sandbox is replaced ahead in the last part of its life at the earliest, however long it may be idle.

@@ -44,7 +44,8 @@ if [ "$size" -gt 0 ]; then
     else
         cat "$state/list" >"$state/old"
     fi
-    sort "$state/old" "$state/in" >"$state/list" || fail "cannot keep the list"
+    # Both are sorted. Where sort cannot merge, it sorts.
+    sort -m "$state/old" "$state/in" >"$state/list" || fail "cannot keep the list"
 fi
 digest=$(sha256sum <"$state/list") || fail "cannot read the list"
 echo "list ${digest%% *}"
