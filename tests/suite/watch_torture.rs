@@ -1,7 +1,8 @@
 //! `accel watch` under random changes: once they cease, the last run has seen exactly the tree that is there.
 //!
 //! `ACCEL_WATCH_SEEDS=100 cargo test --test suite watch_torture` tries that many seeds instead of two. A failure names
-//! its seed; `ACCEL_WATCH_SEED=7` tries that one alone.
+//! its seed; `ACCEL_WATCH_SEED=7` tries that one alone. `ACCEL_WATCH_SOAK=600` goes on for that many seconds instead of
+//! two, in one watch whose memory, descriptors and watches have to stay as they are.
 //!
 //! Every change is to something new (contents, names, permissions), as a change that is undone before it was looked
 //! at is documented not to be seen.
@@ -63,7 +64,11 @@ struct Torture {
 
 impl Torture {
     fn new(seed: u64) -> Self {
-        let world = World::new().file("accel.toml", config()).file("free/first", "0");
+        Self::with_time(seed, Duration::ZERO)
+    }
+
+    fn with_time(seed: u64, more: Duration) -> Self {
+        let world = World::new().with_time(more).file("accel.toml", config()).file("free/first", "0");
         let torture = Self { world, random: Random::new(seed), number: 0, commit: 0 };
         torture.git(&["init", "-q"]);
         for commit in 0..COMMITS {
@@ -181,6 +186,14 @@ impl Torture {
         }
     }
 
+    /// Keeps the tree as large as it was: a watch has to forget what is gone.
+    fn start_over(&self) {
+        let free = self.free();
+        fs::remove_dir_all(&free).unwrap();
+        fs::create_dir(&free).unwrap();
+        fs::write(free.join("first"), self.number.to_string()).unwrap();
+    }
+
     fn expected(&self) -> String {
         self.world.program("sh").args(["-c", LIST]).run().stdout_text()
     }
@@ -190,19 +203,21 @@ impl Torture {
     }
 }
 
+/// Waits until the last run has seen this.
+fn wait(torture: &Torture, expected: &str) -> bool {
+    let end = Instant::now() + DEADLINE;
+    while torture.beside("seen") != expected {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
 fn clean(seed: u64) {
     let mut torture = Torture::new(seed);
     let mut running = torture.world.accel(["watch", "look"]).spawn();
-    let wait = |torture: &Torture, expected: &str| {
-        let end = Instant::now() + DEADLINE;
-        while torture.beside("seen") != expected {
-            if Instant::now() > end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        true
-    };
     let before = torture.expected();
     assert!(wait(&torture, &before), "seed {seed}: the first run never came");
     for _ in 0..OPERATIONS {
@@ -257,4 +272,97 @@ fn the_last_run_sees_the_last_tree() {
     for seed in 1..=number("ACCEL_WATCH_SEEDS").unwrap_or(2) {
         clean(seed);
     }
+}
+
+/// What a process has.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    descriptors: usize,
+    watches: usize,
+    memory_kib: usize,
+    children: usize,
+}
+
+impl Held {
+    fn by(pid: i32) -> Self {
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let text = |path: &str| fs::read_to_string(proc.join(path)).unwrap_or_default();
+        let descriptors: Vec<_> = fs::read_dir(proc.join("fdinfo")).unwrap().flatten().collect();
+        let watches = |entry: &fs::DirEntry| {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            text.lines().filter(|line| line.starts_with("inotify ")).count()
+        };
+        let status = text("status");
+        let tasks = fs::read_dir(proc.join("task")).unwrap().flatten();
+        let tasks = tasks.map(|task| task.file_name().to_string_lossy().into_owned());
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let memory = memory.and_then(|memory| memory.trim().split(' ').next()?.parse().ok());
+        Self {
+            descriptors: descriptors.len(),
+            watches: descriptors.iter().map(watches).sum(),
+            memory_kib: memory.unwrap_or_default(),
+            // Also those that ended and that nobody asked about.
+            children: tasks
+                .map(|task| text(&format!("task/{task}/children")).split_whitespace().count())
+                .sum(),
+        }
+    }
+}
+
+/// What it has while no run goes on.
+fn at_rest(pid: i32) -> Held {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let held = Held::by(pid);
+        if held.children == 0 || Instant::now() > end {
+            return held;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_long_watch_holds_no_more_than_a_short_one() {
+    let seconds = std::env::var("ACCEL_WATCH_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let mut torture = Torture::with_time(seconds, Duration::from_secs(seconds));
+    let mut running = torture.world.accel(["watch", "look"]).spawn();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut held: Vec<Held> = Vec::new();
+    while held.len() < 4 || Instant::now() < end {
+        for _ in 0..60 {
+            torture.operate();
+        }
+        let expected = torture.expected();
+        if !wait(&torture, &expected) {
+            running.signal(Signal::TERM);
+            let difference = difference(&torture, &expected);
+            panic!("round {}: {difference}{:?}", held.len(), running.finish());
+        }
+        // Always the same tree, and a run on it.
+        torture.git(&["checkout", "-q", "-f", "state-0"]);
+        torture.start_over();
+        let expected = torture.expected();
+        if !wait(&torture, &expected) {
+            running.signal(Signal::TERM);
+            let difference = difference(&torture, &expected);
+            panic!("round {}: {difference}{:?}", held.len(), running.finish());
+        }
+        held.push(at_rest(running.pid()));
+    }
+    let least = held.iter().map(|held| (held.descriptors, held.watches)).min();
+    let end = Instant::now() + DEADLINE;
+    let mut late = at_rest(running.pid());
+    while Some((late.descriptors, late.watches)) != least && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+        late = at_rest(running.pid());
+    }
+    running.signal(Signal::TERM);
+    running.finish().code(143);
+    assert_eq!(torture.beside("overlaps"), "");
+    let early = held[held.len() / 4];
+    println!("{} rounds, {} runs", held.len(), torture.beside("runs").lines().count());
+    println!("first {:?}\nearly {early:?}\nlate  {late:?}", held[0]);
+    assert_eq!(least, Some((late.descriptors, late.watches)), "{held:?}");
+    assert_eq!(late.children, 0, "{held:?}");
+    assert!(late.memory_kib < early.memory_kib + early.memory_kib / 4, "{held:?}");
 }

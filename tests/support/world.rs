@@ -153,6 +153,12 @@ impl World {
         &self.env
     }
 
+    /// For what takes longer than other tests.
+    pub fn with_time(mut self, more: Duration) -> Self {
+        self.deadline += more;
+        self
+    }
+
     /// Adds the PATH of whoever runs the tests (python, uv) and what reaching the package index needs.
     pub fn with_host_tools(self) -> Self {
         let host = std::env::var_os("PATH").unwrap_or_default();
