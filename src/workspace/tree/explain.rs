@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ignores::{self, Folder, Present, Scope, describe};
+use super::links;
 use super::rules::{Asked, Coverage, In, Out, Rules, Start, Verdict};
 use super::walk;
 
@@ -86,7 +87,7 @@ impl Rules {
             return None;
         }
         let target = std::fs::read_link(&place).ok()?;
-        let refusal = walk::outside(path, &target.to_string_lossy())?;
+        let refusal = links::outside(path, &target.to_string_lossy())?;
         Some((format!("a run refuses it: {refusal}"), None))
     }
 }

@@ -30,11 +30,13 @@
 //! | file that looks like a secret and is not ignored | travels with a notice |
 //! | folder or file that cannot be read | refused |
 
+mod board;
 mod content;
 mod explain;
 mod hash;
 mod ignores;
 mod judge;
+mod links;
 mod manifest;
 mod order;
 mod patterns;
@@ -50,13 +52,13 @@ pub use content::{VerifiedReader, open_verified, read_verified};
 pub use explain::Explanation;
 pub use hash::{HashOptions, HashReport, Hashed, hash};
 pub use judge::{Judge, Judgement};
+pub(crate) use links::stays_inside;
 pub use manifest::{Contents, Delta, Manifest, ManifestEntry, Sha256Digest};
 pub use order::path_order;
 pub use patterns::{PatternError, PatternSet};
 pub use rules::{Exclusion, Rules};
 pub use stat_cache::StatCache;
 pub use walk::scan;
-pub(crate) use walk::stays_inside;
 
 use crate::base::files::FileError;
 use crate::base::size::Bytes;

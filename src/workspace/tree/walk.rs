@@ -7,13 +7,15 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
+use super::board::Board;
 use super::ignores::{self, Folder, Present, Scope};
+use super::links::outside;
 use super::rules::{Asked, Coverage, Rules, Start, Verdict};
 use super::secrets::looks_secret;
 use super::{Entry, EntryKind, FileStat, Notice, Refusal, Scan, TreeError, size};
@@ -76,7 +78,6 @@ struct Walk<'a> {
     start: &'a Start,
     links: Links,
     stop: &'a AtomicBool,
-    board: Board,
 }
 
 /// A folder still to be read.
@@ -86,60 +87,6 @@ struct Task {
     path: String,
     scope: Option<Arc<Scope>>,
     coverage: Coverage,
-}
-
-/// Folders to be read, and how many are in hand.
-#[derive(Default)]
-struct Board {
-    state: Mutex<BoardState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct BoardState {
-    waiting: Vec<Task>,
-    unfinished: usize,
-    given: usize,
-}
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, BoardState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, task: Task) {
-        let mut state = self.lock();
-        state.given = state.given.max(task.id + 1);
-        state.unfinished += 1;
-        state.waiting.push(task);
-    }
-
-    /// Reserves places for the listings of `count` folders.
-    fn reserve(&self, count: usize) -> usize {
-        let mut state = self.lock();
-        state.given += count;
-        state.given - count
-    }
-
-    /// Hands in a finished folder's subfolders and takes the next one; `None` when all are read.
-    fn next(&self, found: &mut Vec<Task>, finished: usize) -> Option<Task> {
-        let mut state = self.lock();
-        state.unfinished = state.unfinished + found.len() - finished;
-        let more = found.len() > 1 || state.unfinished == 0;
-        state.waiting.append(found);
-        if more {
-            self.changed.notify_all();
-        }
-        loop {
-            if let Some(task) = state.waiting.pop() {
-                return Some(task);
-            }
-            if state.unfinished == 0 {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
 }
 
 /// What one thread has gathered.
@@ -204,15 +151,15 @@ impl<'a> Walk<'a> {
         links: Links,
         stop: &'a AtomicBool,
     ) -> Result<Self, TreeError> {
-        Ok(Self { root, handle: open_root(root)?, rules, start, links, stop, board: Board::default() })
+        Ok(Self { root, handle: open_root(root)?, rules, start, links, stop })
     }
 
     /// From the first folder to the last.
     fn all(&self, first: Task) -> Vec<Worker> {
-        self.board.add(first);
+        let board = Board::new(first);
         let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work())).collect();
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work(&board))).collect();
             handles
                 .into_iter()
                 .map(|handle| handle.join().expect("a walking thread does not panic"))
@@ -220,22 +167,22 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn work(&self) -> Worker {
+    fn work(&self, board: &Board<Task>) -> Worker {
         let mut worker = Worker::default();
-        let mut next = self.board.next(&mut worker.found, 0);
+        let mut next = board.next(&mut worker.found, 0);
         while let Some(task) = next {
             if !self.stop.load(Ordering::Relaxed)
-                && let Err(error) = self.list(&mut worker, &task)
+                && let Err(error) = self.list(&mut worker, &task, board)
             {
                 let path = if task.path.is_empty() { ".".to_owned() } else { task.path.clone() };
                 worker.refusals.push(Refusal::Unreadable { path, reason: reason(error) });
             }
-            next = self.board.next(&mut worker.found, 1);
+            next = board.next(&mut worker.found, 1);
         }
         worker
     }
 
-    fn list(&self, worker: &mut Worker, task: &Task) -> rustix::io::Result<()> {
+    fn list(&self, worker: &mut Worker, task: &Task, board: &Board<Task>) -> rustix::io::Result<()> {
         let path = if task.path.is_empty() { "." } else { &task.path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut folder = Dir::new(rustix::fs::openat(&self.handle, path, flags, Mode::empty())?)?;
@@ -249,7 +196,7 @@ impl<'a> Walk<'a> {
             let visit = Visit { walk: self, task, scope: scope.as_ref(), folder: folder.fd()? };
             items.extend(visit.name(worker, name, kind));
         }
-        let first = self.board.reserve(worker.found.len());
+        let first = board.reserve(worker.found.len());
         let folders = items.iter_mut().filter(|item| item.listing.is_some());
         for (at, (item, found)) in folders.zip(&mut worker.found).enumerate() {
             (item.listing, found.id) = (Some(first + at), first + at);
@@ -395,30 +342,6 @@ fn format_full(prefix: &str, path: &str) -> Option<String> {
     (!prefix.is_empty()).then(|| format!("{prefix}{path}"))
 }
 
-pub(super) fn outside(path: &str, target: &str) -> Option<Refusal> {
-    let (path_text, target_text) = (path.to_owned(), target.to_owned());
-    if target.starts_with('/') {
-        return Some(Refusal::AbsoluteLink { path: path_text, target: target_text });
-    }
-    stays_inside(path, target)
-        .is_none()
-        .then_some(Refusal::OutsideLink { path: path_text, target: target_text })
-}
-
-/// Where a relative link leads, as far as the names alone tell; `None` when that is above the root.
-pub(crate) fn stays_inside(path: &str, target: &str) -> Option<String> {
-    let mut at: Vec<&str> = path.split('/').collect();
-    at.pop();
-    for name in target.split('/') {
-        match name {
-            "" | "." => {}
-            ".." => drop(at.pop()?),
-            name => at.push(name),
-        }
-    }
-    Some(at.join("/"))
-}
-
 pub(super) fn special(kind: FileType) -> Option<&'static str> {
     Some(match kind {
         FileType::Fifo => "FIFO",
@@ -497,25 +420,6 @@ fn emit(listings: &mut [Vec<Item>], id: usize, entries: &mut Vec<Entry>) {
         }
         if item.only_if_filled && entries.len() == before + 1 && item.listing.is_some() {
             entries.pop();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_are_followed_by_name_only() {
-        for (path, target, expected) in [
-            ("a/b/link", "../c", Some("a/c")),
-            ("link", "a/../b", Some("b")),
-            ("link", "..", None),
-            ("a/link", "../..", None),
-            ("a/link", "..", Some("")),
-            ("a/link", "../../project/x", None),
-        ] {
-            assert_eq!(stays_inside(path, target).as_deref(), expected, "{path} -> {target}");
         }
     }
 }
