@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::control_plane::CallOptions;
+use super::create::{Created, ask_access, create, renewal};
 use super::definition::{self, Parts};
 use super::error::{ErrorKind, ModalError};
 use super::generation;
@@ -19,9 +20,8 @@ use super::purse::{self, Purse};
 use super::quote::{Prices, Quote};
 use super::refusal;
 use super::reporter::{Reporter, seconds};
-use super::router::{Renew, Router, RouterAccess};
+use super::router::{Router, RouterAccess};
 use super::sandbox::{Death, Haste, Sandbox};
-use super::settings::Secret;
 use super::trouble::Trouble;
 use super::wire::client as wire;
 use crate::backend::{BoxFuture, CancelLevel, Failure, OpenRequest};
@@ -86,15 +86,6 @@ pub(super) struct Running {
     pub(super) tunnels: Vec<wire::TunnelData>,
     /// What it costs.
     pub(super) quote: Quote,
-}
-
-/// What a create call made.
-struct Created {
-    sandbox: String,
-    token: Option<Secret>,
-    task: Option<String>,
-    access: Option<RouterAccess>,
-    tunnels: Vec<wire::TunnelData>,
 }
 
 /// What one attempt at a kind of machine came to.
@@ -234,12 +225,7 @@ impl Launch<'_> {
         let tag =
             |(name, value): (&str, String)| wire::SandboxTag { tag_name: name.to_owned(), tag_value: value };
         let tags = lease.tags().map(tag).to_vec();
-        Box::pin(async move {
-            match kind {
-                SandboxKind::V1 => create_v1(&link, app_id, definition, tags).await,
-                SandboxKind::V2 => create_v2(&link, app_id, definition, tags).await,
-            }
-        })
+        Box::pin(async move { create(&link, kind, app_id, (definition, tags)).await })
     }
 
     /// Waits for the answer of a create call: to the end when the run is stopped, then what it made is ended; a
@@ -436,88 +422,6 @@ pub(super) async fn connect(
 fn adopt(link: &Link, lease: Lease, kind: SandboxKind, created: &Created) -> Sandbox {
     let options = CallOptions { sandbox_token: created.token.clone() };
     Sandbox { link: link.clone(), lease, kind, id: created.sandbox.clone(), options }
-}
-
-async fn create_v1(
-    link: &Link,
-    app_id: String,
-    definition: wire::Sandbox,
-    tags: Vec<wire::SandboxTag>,
-) -> Result<Created, ModalError> {
-    let request =
-        wire::SandboxCreateRequest { app_id, definition: Some(definition), tags, ..Default::default() };
-    let sandbox = named(link.plane.call(client::SANDBOX_CREATE, request).await?.sandbox_id, "SandboxCreate")?;
-    Ok(Created { sandbox, token: None, task: None, access: None, tunnels: Vec::new() })
-}
-
-async fn create_v2(
-    link: &Link,
-    app_id: String,
-    definition: wire::Sandbox,
-    tags: Vec<wire::SandboxTag>,
-) -> Result<Created, ModalError> {
-    let source =
-        |id: &String| wire::SecretSource { source: Some(wire::secret_source::Source::SecretId(id.clone())) };
-    let ports = match &definition.open_ports_oneof {
-        Some(wire::sandbox::OpenPortsOneof::OpenPorts(ports)) => ports.ports.len(),
-        None => 0,
-    };
-    let request = wire::SandboxCreateV2Request {
-        app_id,
-        secret_sources: definition.secret_ids.iter().map(source).collect(),
-        definition: Some(definition),
-        tags,
-        ..Default::default()
-    };
-    let answer = link.plane.call(client::SANDBOX_CREATE_V2, request).await?;
-    let sandbox = named(answer.sandbox_id, "SandboxCreateV2")?;
-    let access = answer
-        .command_router_access
-        .map(|access| RouterAccess { url: access.url, jwt: Secret::new(access.jwt) });
-    Ok(Created {
-        sandbox,
-        token: Some(Secret::new(answer.sandbox_token)),
-        task: Some(answer.task_id).filter(|task| !task.is_empty()),
-        access: access.filter(|access| !access.url.is_empty()),
-        // Some of them may not be known yet: then all are asked for.
-        tunnels: if answer.tunnels.len() == ports { answer.tunnels } else { Vec::new() },
-    })
-}
-
-/// Without an id nobody knows what was made: the lease stays an intent, and the sweep looks for its tags.
-fn named(sandbox: String, method: &'static str) -> Result<String, ModalError> {
-    if sandbox.is_empty() { Err(ModalError::nameless("sandbox", method)) } else { Ok(sandbox) }
-}
-
-pub(super) async fn ask_access(
-    link: &Link,
-    kind: SandboxKind,
-    sandbox: &str,
-    task: &str,
-) -> Result<RouterAccess, ModalError> {
-    let (url, jwt) = match kind {
-        SandboxKind::V1 => {
-            let request = wire::TaskGetCommandRouterAccessRequest { task_id: task.to_owned() };
-            let answer = link.plane.call(client::TASK_GET_COMMAND_ROUTER_ACCESS, request).await?;
-            (answer.url, answer.jwt)
-        }
-        SandboxKind::V2 => {
-            let target =
-                wire::sandbox_get_command_router_access_request::Target::SandboxId(sandbox.to_owned());
-            let request = wire::SandboxGetCommandRouterAccessRequest { target: Some(target) };
-            let answer = link.plane.call(client::SANDBOX_GET_COMMAND_ROUTER_ACCESS, request).await?;
-            (answer.url, answer.jwt)
-        }
-    };
-    Ok(RouterAccess { url, jwt: Secret::new(jwt) })
-}
-
-fn renewal(link: &Link, kind: SandboxKind, sandbox: &str, task: &str) -> Renew {
-    let (link, sandbox, task) = (link.clone(), sandbox.to_owned(), task.to_owned());
-    Arc::new(move || {
-        let (link, sandbox, task) = (link.clone(), sandbox.clone(), task.clone());
-        Box::pin(async move { ask_access(&link, kind, &sandbox, &task).await })
-    })
 }
 
 pub(super) fn haste(level: CancelLevel) -> Haste {

@@ -18,6 +18,7 @@ mod common;
 pub mod connect;
 pub mod connection;
 pub mod control_plane;
+mod create;
 mod death;
 mod definition;
 pub mod error;

@@ -14,6 +14,7 @@ use super::backend::{Core, Reuse};
 use super::build::Image;
 use super::common::Shared;
 use super::control_plane::CallOptions;
+use super::create::ask_access;
 use super::definition;
 use super::ids::Used;
 use super::launch::{self, Running};
@@ -261,7 +262,7 @@ impl Opening<'_> {
         let standing = self.shared.take_router(sandbox.lease.id());
         let is_old = expiry(record.jwt.reveal()).is_some_and(|ends| ends <= link.clock().now() + FRESH);
         let access = if is_old {
-            launch::ask_access(link, sandbox.kind, &sandbox.id, &record.task).await?
+            ask_access(link, sandbox.kind, &sandbox.id, &record.task).await?
         } else {
             RouterAccess { url: record.url.clone(), jwt: record.jwt.clone() }
         };

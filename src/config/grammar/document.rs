@@ -114,7 +114,7 @@ keys! {
         per_run: Dollars,
         /// Most for everything of this project from this machine, since midnight.
         per_day: Dollars,
-        /// Most for one day of sandboxes started ahead of need.
+        /// Most for one day of sandboxes that are made before a run is known to need them. Default: there are none.
         prewarm_per_day: Dollars,
         /// What becomes of jobs without money: `local` runs them here, but for strict ones, `stop` runs nothing. Default: stop.
         on_exceed: OnExceed,
