@@ -349,20 +349,22 @@ fn a_long_watch_holds_no_more_than_a_short_one() {
         }
         held.push(at_rest(running.pid()));
     }
-    let least = held.iter().map(|held| (held.descriptors, held.watches)).min();
+    let early = held[held.len() / 4];
+    let most = |of: fn(&Held) -> usize| held[..=held.len() / 4].iter().map(of).max().unwrap_or_default();
+    let (descriptors, watches) = (most(|held| held.descriptors), most(|held| held.watches));
+    // Just after a run some are still being closed.
     let end = Instant::now() + DEADLINE;
     let mut late = at_rest(running.pid());
-    while Some((late.descriptors, late.watches)) != least && Instant::now() < end {
+    while (late.descriptors > descriptors || late.watches > watches) && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
         late = at_rest(running.pid());
     }
     running.signal(Signal::TERM);
     running.finish().code(143);
     assert_eq!(torture.beside("overlaps"), "");
-    let early = held[held.len() / 4];
     println!("{} rounds, {} runs", held.len(), torture.beside("runs").lines().count());
     println!("first {:?}\nearly {early:?}\nlate  {late:?}", held[0]);
-    assert_eq!(least, Some((late.descriptors, late.watches)), "{held:?}");
+    assert!(late.descriptors <= descriptors && late.watches <= watches, "{late:?} {held:?}");
     assert_eq!(late.children, 0, "{held:?}");
     assert!(late.memory_kib < early.memory_kib + early.memory_kib / 4, "{held:?}");
 }
