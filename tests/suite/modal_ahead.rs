@@ -5,7 +5,9 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::fake_modal::FakeModal;
+use tonic::Code;
+
+use crate::fake_modal::{FakeModal, Fault};
 use crate::modal_world::world;
 use crate::world::{Finished, Signal, World};
 
@@ -92,6 +94,20 @@ fn a_sandbox_that_was_asked_for_too_early_is_ended() {
     assert_eq!((modal.sandboxes().len(), modal.alive().len()), (3, 0), "more has changed than follows");
     run(&world).code(0).stdout("1\n302\n");
     assert_eq!((modal.sandboxes().len(), modal.alive().len()), (4, 0), "the new mount is known now");
+}
+
+#[test]
+fn a_tree_that_was_mounted_before_another_is_asked_for_once_it_is_back() {
+    let modal = FakeModal::serve();
+    let world = world(&modal, "[jobs.it]\nrun = 'cat more0'\n");
+    let branch = |text: &str| (0..300).for_each(|number| world.write(format!("more{number}"), text));
+    for (text, made) in [("a\n", 1), ("b\n", 2), ("a\n", 2), ("a\n", 1)] {
+        branch(text);
+        modal.forget_calls();
+        run(&world).code(0).stdout(text);
+        assert_eq!(created(&modal), made, "{text}");
+    }
+    assert!(modal.alive().is_empty());
 }
 
 #[test]
@@ -253,4 +269,22 @@ fn a_loop_has_another_sandbox_ready_before_its_own_is_too_old() {
     watch.finish().code(130).stderr_has(text).stderr_lacks("warm sandbox is too old");
     world.accel(["prune"]).run().code(0);
     assert!(modal.alive().is_empty());
+}
+
+#[test]
+fn a_watch_that_finds_nothing_made_ahead_begins_as_any_run() {
+    let modal = FakeModal::serve();
+    // The first run finds a connection in the making.
+    modal.put_at(Duration::from_millis(150));
+    modal.fail(
+        "ImageGetOrCreate",
+        [Fault::code(Code::FailedPrecondition), Fault::code(Code::FailedPrecondition)],
+    );
+    let config = "version = 1\n[project]\nname = 'demo'\n[jobs.it]\nrun = 'cat data'\n";
+    let world = World::new().file("accel.toml", config).file("data", "1\n").envs(modal.variables());
+    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    watch.wait_for_stderr("waiting for changes");
+    assert_eq!(modal.calls_of("ImageGetOrCreate").len(), 1, "what fails is not done twice");
+    watch.signal(Signal::INT);
+    watch.finish().code(130);
 }

@@ -139,6 +139,10 @@ impl Opening<'_> {
                 && !self.journal().has_parked(definition).await.unwrap_or(false)
             {
                 self.until_there(coming).await;
+                // Nothing came: what was in the way is for a fresh one to meet, and to tell.
+                if !self.journal().has_any_parked(definition).await.unwrap_or(false) {
+                    return Ok(None);
+                }
             }
             self.claim(definition.to_owned(), held).await
         });

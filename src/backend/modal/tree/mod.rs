@@ -6,7 +6,7 @@
 //!                └ else → send what is missing → MountGetOrCreate → remembered            2 or 3 calls
 //! ```
 //!
-//! The mount that was made last ([`MountedBefore`]) is known before the tree is: a sandbox may be asked for with it at once.
+//! The mount that was used last ([`MountedBefore`]) is known before the tree is: a sandbox may be asked for with it at once.
 //!
 //! What must stay true: the job sees the tree as it was hashed, or the run fails; nothing travels that the rules
 //! leave out; `max_size` is checked before anything is sent. A tree that changes while it is sent is walked again, once.
@@ -84,7 +84,7 @@ pub(super) fn has_folder(manifest: &Manifest, path: &str) -> bool {
     entries.any(|entry| matches!(entry.contents, Contents::Directory { .. }) && &*entry.path == path)
 }
 
-/// The mount of this folder that was made last, of those that are remembered.
+/// The mount of this folder whose tree was used last as it is.
 pub(super) struct MountedBefore {
     pub(super) id: String,
     /// Of the tree in it.
@@ -143,6 +143,12 @@ impl Sources {
         let key = manifest.digest().to_string();
         if let Some(mount) = ids.peek(Kind::Mount, &key, used).await {
             reporter.end(step, StepOutcome::Cached).await;
+            // It may have been made before the last one: the next run is more likely to be near this one.
+            if let Some(file) = self.base()
+                && base.is_none_or(|base| base.digest() != manifest.digest())
+            {
+                file.save(&manifest);
+            }
             return Ok(Mounted { mount, delta: None, manifest, holds: None });
         }
         if let Some((mount, delta)) = self.as_change(base.as_ref(), &manifest, context).await? {
