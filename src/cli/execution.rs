@@ -2,7 +2,7 @@
 //!
 //! The only place that knows all three. One thread runs everything that waits, one more feeds the sinks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
 use crate::backend::modal::{Access, Common, Need, Reuse};
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
-use crate::domain::{JobId, Place};
+use crate::domain::Place;
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
 use crate::event;
 use crate::plan;
@@ -33,7 +33,7 @@ use super::context::Context;
 use super::error::CommandError;
 use super::keyboard::Keyboard;
 use super::modal::{Around, Modal};
-use super::prewarm::{self, Candidate, Part};
+use super::prewarm::{self, Part};
 use super::printer::{Format, Printer, Verbosity};
 use super::routing::{self, Quotes};
 use super::runtime::Underway;
@@ -85,11 +85,13 @@ pub fn execute(
     let prepared = execution.prepare(Arc::clone(&plan));
     let summary =
         watched(&underway.runtime, context, &supervisor, prepared.beside(), async |emitter, cancel| {
+            prepared.expect_modal();
             let summary = prepared.run(emitter, cancel.watch()).await;
-            execution.common.finish(cancel.level()).await;
+            execution.common.finish(cancel.watch()).await;
             summary
         })??;
     prepared.mention_unheard_of();
+    execution.mention_left_ahead();
     Ok(engine::exit_code(&plan, &summary))
 }
 
@@ -108,6 +110,13 @@ pub struct Execution<'a> {
 }
 
 impl Execution<'_> {
+    /// After the last run: the same of what was made ahead of one.
+    pub fn mention_left_ahead(&self) {
+        let left = self.common.held();
+        let unheard_of = left.iter().filter(|entry| entry.sandbox.is_none());
+        unheard_of.for_each(|entry| self.context.printer.warning(&super::modal::left_behind(entry)));
+    }
+
     /// A run of this plan, not begun yet.
     pub fn prepare(&self, plan: Arc<Plan>) -> PreparedRun<'_> {
         let ambient = self.context.ambient;
@@ -151,8 +160,12 @@ impl PreparedRun<'_> {
 
     /// Sentences about what outlives accel when it leaves at once.
     pub fn left_behind(&self) -> LeftBehind {
-        let modal = Arc::clone(&self.modal);
-        Box::new(move || modal.left_behind())
+        let (modal, common) = (Arc::clone(&self.modal), self.execution.common.clone());
+        Box::new(move || {
+            let ahead = common.held();
+            let all = modal.left_behind().into_iter().chain(ahead.iter().map(super::modal::left_behind));
+            all.collect::<BTreeSet<String>>().into_iter().collect()
+        })
     }
 
     /// Runs the plan to its end.
@@ -167,9 +180,8 @@ impl PreparedRun<'_> {
         let caller = routing::caller(ambient, *caller)?;
         let gatherer = routing::gatherer(plan, ambient, caller, supervisor, cancel.clone(), folder);
         let run = async {
-            let expected = self.expect_modal();
             let decide = routing::decide(plan, &gatherer, Quotes::By(modal)).await;
-            self.settle_expectations(expected, decide.as_ref().ok());
+            self.settle_expectations(decide.as_ref().ok());
             let decide = decide?;
             Ok(engine::run(Arc::clone(plan), self.options(), backends, decide, emitter, cancel).await)
         };
@@ -178,28 +190,34 @@ impl PreparedRun<'_> {
         summary
     }
 
-    /// Begins on Modal what may be of use there, by what the plan alone says.
+    /// Begins on Modal what may be of use there, by what the plan and the history say.
     pub fn prewarm(&self, sign: Sign) {
-        prewarm::begin(&self.modal, &self.plan, &prewarm::candidates(&self.plan, sign));
+        prewarm::begin(&self.modal, &self.plan, &prewarm::candidates(&self.plan, sign, &self.history()));
     }
 
-    /// Jobs whose place the facts decide, where that is worth something to the user.
-    fn expect_modal(&self) -> Vec<Candidate> {
-        let mut candidates = prewarm::candidates(&self.plan, Sign::Start);
+    /// Of jobs whose place the facts decide, where that is worth something to the user.
+    fn expect_modal(&self) {
+        if self.plan.budget.prewarm_per_day.is_none() {
+            return;
+        }
+        let mut candidates = prewarm::candidates(&self.plan, Sign::Start, &self.history());
         candidates.retain(|candidate| candidate.part == Part::Sandbox(Need::Expected));
         prewarm::begin(&self.modal, &self.plan, &candidates);
-        candidates
+    }
+
+    fn history(&self) -> History {
+        let Execution { context, folder, .. } = self.execution;
+        History::new(Database::new(context.ambient.directories(folder)))
     }
 
     /// The facts have decided. Without a decision nothing is run.
-    fn settle_expectations(&self, expected: Vec<Candidate>, decide: Option<&engine::Decide>) {
-        let stays = |job: &JobId| {
-            let planned = self.plan.jobs.iter().find(|planned| planned.id == *job);
-            let place = planned.zip(decide).map(|(planned, decide)| decide(planned, 1).place);
-            place != Some(Place::Modal)
-        };
-        let elsewhere = expected.into_iter().map(|candidate| candidate.job).filter(stays).collect();
-        prewarm::call_off(&self.modal, &self.plan, &elsewhere);
+    fn settle_expectations(&self, decide: Option<&engine::Decide>) {
+        if !self.execution.common.is_prewarming() {
+            return;
+        }
+        let comes = |job: &&PlannedJob| decide.is_some_and(|decide| decide(job, 1).place == Place::Modal);
+        let coming = self.plan.jobs.iter().filter(comes).map(|job| job.id.clone()).collect();
+        prewarm::call_off_but(&self.modal, &self.plan, &coming);
     }
 
     /// After all has been shown: warns of sandboxes that may be left and that nobody knows by name.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::backend::modal::Need;
 use crate::backend::{CancelSource, Keep, OpenRequest, Prospect, Shortage, Workplace};
-use crate::config::model::RuleTarget;
+use crate::config::model::{FallbackOn, RuleTarget};
 use crate::domain::{JobId, Place};
 use crate::event;
 use crate::plan::spec::{Plan, PlannedJob, Warm};
+use crate::store::History;
 
 use super::modal::Modal;
 use crate::watch::Sign;
@@ -29,16 +30,20 @@ pub enum Part {
 }
 
 /// The jobs of the plan for which something may be begun. A job that needs others would let its sandbox wait for them.
-pub fn candidates(plan: &Plan, sign: Sign) -> Vec<Candidate> {
+pub fn candidates(plan: &Plan, sign: Sign, history: &History) -> Vec<Candidate> {
     let begins = |job: &&PlannedJob| {
         let keeps = matches!(job.warm, Some(Warm::Keep { .. })) && !job.spec.tty;
-        keeps && job.needs.is_empty() && !job.is_group()
+        // A GPU is not risked; a wait for a machine that may lead elsewhere is the run's own.
+        let waits = job.fallback.iter().flat_map(|fallback| &fallback.on);
+        let waits = waits.into_iter().any(|on| matches!(on, FallbackOn::QueueLonger(_)));
+        let is_plain = job.spec.gpu.is_empty() && !waits;
+        keeps && is_plain && job.needs.is_empty() && !job.is_group()
     };
     let is_paid = plan.budget.prewarm_per_day.is_some();
     let part = |job: &PlannedJob| match (sign, job.routing.certain_place()) {
-        (Sign::Start, Some(Place::Modal)) => Some(Part::Sandbox(Need::Certain)),
+        (Sign::Start, Some(Place::Modal)) => Some(Part::Sandbox(Need::Coming)),
         _ if !may_go(job) => None,
-        _ if is_paid => Some(Part::Sandbox(Need::Expected)),
+        _ if is_paid && was_there(plan, job, history) => Some(Part::Sandbox(Need::Expected)),
         (Sign::Start, _) => Some(Part::Connection),
         (Sign::Save, _) => None,
     };
@@ -50,6 +55,12 @@ pub fn candidates(plan: &Plan, sign: Sign) -> Vec<Candidate> {
 fn may_go(job: &PlannedJob) -> bool {
     let goes = |target: &RuleTarget| matches!(target, RuleTarget::Place(Place::Modal) | RuleTarget::Auto);
     job.routing.certain_place() != Some(Place::Local) && job.routing.rules.iter().any(|rule| goes(&rule.to))
+}
+
+/// Whether the job's last run was on Modal: where the facts decide, that says most about the next.
+fn was_there(plan: &Plan, job: &PlannedJob, history: &History) -> bool {
+    let last = history.recent(&plan.project, &job.id).unwrap_or_default();
+    last.first().is_some_and(|entry| entry.place == Place::Modal)
 }
 
 /// Begins it; returns at once.
@@ -64,11 +75,10 @@ pub fn begin(modal: &Modal, plan: &Plan, candidates: &[Candidate]) {
     }
 }
 
-/// These jobs run elsewhere.
-pub fn call_off(modal: &Modal, plan: &Plan, jobs: &BTreeSet<JobId>) {
-    for request in jobs.iter().filter_map(|job| request(plan, job)) {
-        modal.backend().call_off(&request);
-    }
+/// Only these jobs come to Modal; what was made for others is ended.
+pub fn call_off_but(modal: &Modal, plan: &Plan, jobs: &BTreeSet<JobId>) {
+    let coming: Vec<OpenRequest> = jobs.iter().filter_map(|job| request(plan, job)).collect();
+    modal.backend().call_off_but(&coming);
 }
 
 fn request(plan: &Plan, job: &JobId) -> Option<OpenRequest> {

@@ -129,7 +129,7 @@ fn undecided(modal: &FakeModal, budget: &str) -> World {
     let world = World::new().file("accel.toml", config).envs(modal.variables());
     let world = world.file("data", "1\n").file("deep/.gitignore", "ignored\n");
     // From here on all is known that a sandbox is made from.
-    world.accel(["exec", "it", "--on", "modal", "--", "true"]).run().code(0);
+    world.accel(["run", "it", "--on", "modal"]).run().code(0);
     world.accel(["prune"]).run().code(0);
     modal.forget_calls();
     world
@@ -227,6 +227,18 @@ fn a_watch_that_ends_before_its_first_run_leaves_no_sandbox() {
     gate.open();
     watch.finish().code(130);
     assert!(modal.alive().is_empty(), "{:?}", modal.alive());
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_sandbox_that_was_asked_for_ahead() {
+    let modal = FakeModal::serve();
+    let world = undecided(&modal, "");
+    modal.fail("SandboxCreateV2", [Fault::Silence]);
+    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    wait_for_creation(&modal);
+    watch.wait_for_stderr("starting the sandbox").signal(Signal::INT);
+    watch.wait_for_stderr("cancelled before its command ran").signal(Signal::INT);
+    watch.finish().code(130).stderr_lacks("leaving at once");
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn a_loop_goes_on_in_a_fresh_sandbox_when_its_own_has_ended_or_is_too_old() {
     }
     watch.save("last");
     let (world, finished) = watch.ends();
-    finished.stderr_has("the warm sandbox is too old for another run: a fresh one takes its place");
+    finished.stderr_has("too old for another run: a fresh one takes its place");
     assert!(!ids(&modal).contains(&old[0]));
     leave_nothing(&modal, &world);
 }

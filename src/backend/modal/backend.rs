@@ -135,11 +135,12 @@ impl ModalBackend {
         self.core.prewarm(&self.core.settings.common, request, Prewarm::Connection);
     }
 
-    /// The run does not come here.
-    pub fn call_off(&self, request: &OpenRequest) {
+    /// Only these runs come here, of those that something was made for.
+    pub fn call_off_but(&self, coming: &[OpenRequest]) {
         if let Ok(shared) = self.core.shared() {
             let settings = &self.core.settings;
-            settings.common.prewarming().call_off(&shared.definition(settings, request));
+            let definitions = coming.iter().map(|request| shared.definition(settings, request)).collect();
+            settings.common.prewarming().call_off_but(&definitions);
         }
     }
 
@@ -220,7 +221,10 @@ impl Core {
     pub(super) fn beside(&self) -> Arc<Self> {
         let shared = self.shared.clone();
         let (aside, leaving) = Default::default();
-        let (settings, keyboard) = (self.settings.clone(), self.keyboard.clone());
+        // Its leases are no leftovers of a run.
+        let journal = Journal::new(self.settings.journal.database().clone());
+        let settings = ModalSettings { journal, ..self.settings.clone() };
+        let keyboard = self.keyboard.clone();
         // Runs sweep.
         let swept = AtomicBool::new(true);
         Arc::new(Self { settings, shared, aside, leaving, keyboard, swept })

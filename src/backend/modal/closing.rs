@@ -47,7 +47,8 @@ impl Closing<'_> {
     /// Parks the sandbox for the next run, or ends it.
     pub(super) async fn keep(&self, running: Running, mut stay: Stay) -> Result<(), Failure> {
         let mark = match std::mem::replace(&mut stay.used, Use::Unclear) {
-            Use::Untouched if stay.record.is_some() => {
+            // One in which nothing has ever run is of no use to anybody who does not expect it.
+            Use::Untouched if stay.word().is_some() => {
                 let settings = &self.core.settings;
                 let parker = settings.common.parker();
                 let unclaimed = settings.journal.unclaim(running.sandbox.lease, parker).await;
@@ -177,8 +178,18 @@ impl Closing<'_> {
         let needed = u64::try_from(needed.as_millis()).unwrap_or(u64::MAX);
         let last_start = running.sandbox.lease.entry().expires_at_ms.saturating_sub(needed);
         let left = stay.reuse_until_ms.min(last_start).saturating_sub(now_ms());
+        let soon = idle.min(max / LAST_PART);
         let is_loop = self.core.settings.common.parker().is_some();
-        is_loop && Duration::from_millis(left) < idle.min(max / LAST_PART)
+        // Another would be no younger where the limits leave no time for a second run.
+        is_loop && Duration::from_millis(left) < soon && self.life_of_another(running, stay.keep) > soon
+    }
+
+    /// For how long a fresh sandbox could begin another run.
+    fn life_of_another(&self, running: &Running, keep: Keep) -> Duration {
+        let (timeout, spec) = (self.request.timeout, &self.request.spec);
+        let most = self.core.settings.purse.most(running.quote.per_hour, spec.stop_timeout);
+        let lifetime = definition::limits(timeout, Some(keep), spec, most).lifetime;
+        keep.max.min(lifetime.saturating_sub(definition::needed_life(timeout, spec)))
     }
 
     async fn has_another(&self, definition: &str) -> bool {

@@ -19,7 +19,7 @@ use super::reporter::Reporter;
 use super::router::Router;
 use super::trouble::Trouble;
 use super::warm;
-use crate::backend::{CancelLevel, Failure, OpenRequest};
+use crate::backend::{Cancel, Failure, OpenRequest};
 use crate::event::Level;
 use crate::store::Remembered;
 use crate::store::journal::warm::Parker;
@@ -52,14 +52,19 @@ impl Common {
         &self.0.prewarming
     }
 
+    /// Whether something is being made ahead of a run, or waits for one.
+    pub fn is_prewarming(&self) -> bool {
+        !self.0.prewarming.is_idle()
+    }
+
     /// Leases of sandboxes that are made ahead and not settled, from memory: what may outlive accel when it leaves now.
     pub fn held(&self) -> Vec<Entry> {
         self.0.prewarming.held()
     }
 
     /// After the last run: waits for what was made ahead of a run and is not wanted any more.
-    pub async fn finish(&self, level: CancelLevel) {
-        self.0.prewarming.finish(level).await;
+    pub async fn finish(&self, cancel: Cancel) {
+        self.0.prewarming.finish(cancel).await;
     }
 
     /// Whether nobody has started over with this definition yet.

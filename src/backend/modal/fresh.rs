@@ -94,7 +94,7 @@ impl Opening<'_> {
         let (ground, mounted) = self.until_stopped(prepared).await?;
         let Mounted { mount, delta, manifest, .. } = mounted;
         let parts = ground.with_mount(mount);
-        let running = self.launch(&ground.link, &parts, self.request, Need::Certain).await?;
+        let running = self.launch(&ground.link, &parts, self.request, Need::Run).await?;
         let stay = self.request.keep.map(|keep| self.stay(keep, parts, manifest));
         Ok(Opened { link: ground.link, running, delta, stay })
     }
@@ -111,9 +111,15 @@ impl Opening<'_> {
         let call_off = CancelSource::beside(&self.request.cancel);
         let request = OpenRequest { cancel: call_off.watch(), ..self.request.clone() };
         let launching: BoxFuture<'_, Result<_, Trouble>> = Box::pin(async {
-            let ground = self.until_stopped(Box::pin(self.ground(used))).await?;
+            // Where the tree says no, nothing is built for nothing.
+            let mut called_off = request.cancel.clone();
+            let ground = tokio::select! {
+                biased;
+                _ = called_off.stopped() => return Err(Trouble::Stopped),
+                ground = self.ground(used) => ground?,
+            };
             let parts = ground.with_mount(mounted.id.clone());
-            let running = self.launch(&ground.link, &parts, &request, Need::Certain).await?;
+            let running = self.launch(&ground.link, &parts, &request, Need::Run).await?;
             Ok((ground.link, parts, running))
         });
         let walking: BoxFuture<'_, _> = Box::pin(async {
@@ -228,7 +234,7 @@ impl Opening<'_> {
         let (sources, spec) = (self.sources(), &self.request.spec);
         let asking = async {
             let link = self.shared.link(&self.core.settings).await?;
-            let Some(mounted) = sources.mounted_before(&self.shared.ids, used).await else { return Ok(None) };
+            let Some(mounted) = self.mounted_before(used).await else { return Ok(None) };
             if Box::pin(self.image(link, used).known(&spec.image)).await?.is_none() {
                 return Ok(None);
             }
@@ -245,7 +251,7 @@ impl Opening<'_> {
     pub(super) async fn walked(&self, used: &Used) -> Result<Unclaimed, Trouble> {
         let (ground, mounted) = self.until_stopped(Box::pin(self.prepare(used, None))).await?;
         let mount = mounted.mount.clone();
-        self.unclaimed(ground, mount, mounted.holds(), Need::Certain).await
+        self.unclaimed(ground, mount, mounted.holds(), Need::Coming).await
     }
 
     async fn unclaimed(

@@ -29,7 +29,7 @@ use crate::domain::{Cause, Gpu};
 use crate::event::{Level, Step, StepOutcome, now_ms};
 use crate::plan::spec::GpuChoice;
 use crate::store::journal::{Intent, JournalError, LeaseId, Purpose, SandboxKind, Settlement, tag};
-use crate::store::ledger::Hold;
+use crate::store::ledger::{self, Hold};
 use crate::store::{Journal, Lease};
 
 /// Between two questions whether a machine was found.
@@ -69,8 +69,10 @@ pub(super) struct Launch<'a> {
 /// Who wants the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// A run, for certain.
-    Certain,
+    /// A run.
+    Run,
+    /// A run that will come.
+    Coming,
     /// A run that may come: the sandbox is paid from `budget.prewarm_per_day`.
     Expected,
 }
@@ -138,6 +140,9 @@ impl Launch<'_> {
         let quote = self.prices.quote_with(spec, gpu);
         let most = self.ground.purse.most(quote.per_hour, spec.stop_timeout);
         let limits = definition::limits(self.request.timeout, self.request.keep, spec, most);
+        if self.request.cancel.level().stops() {
+            return Err(Trouble::Stopped);
+        }
         let lease = self.intend(kind, limits.lifetime, &quote).await?;
         let definition = definition::sandbox(spec, self.parts, gpu, limits);
         let call = self.create_call(kind, definition, &lease);
@@ -210,8 +215,12 @@ impl Launch<'_> {
     fn hold(&self, quote: &Quote, lifetime: Duration) -> Result<Hold, Failure> {
         let purse = &self.ground.purse;
         match (self.need, self.request.keep) {
-            (Need::Expected, Some(keep)) => purse.hold_prewarm(quote, keep.idle),
-            _ => purse.hold(&self.request.job, quote, lifetime),
+            (Need::Expected, Some(keep)) => purse.hold_expected(quote, keep.idle),
+            (Need::Expected | Need::Coming, _) => {
+                let hold = purse.hold(&self.request.job, quote, lifetime)?;
+                Ok(Hold { need: ledger::Need::Coming, ..hold })
+            }
+            (Need::Run, _) => purse.hold(&self.request.job, quote, lifetime),
         }
     }
 

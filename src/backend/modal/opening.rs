@@ -248,7 +248,7 @@ impl Opening<'_> {
                 return Ok(None);
             }
         };
-        self.core.settings.common.prewarming().claimed(&key.definition);
+        self.core.settings.common.prewarming().claimed(&key.definition, lease.id());
         let record = self.records().and_then(|records| records.load(lease.id()));
         let (kind, id) = (lease.entry().kind, lease.entry().sandbox.clone().unwrap_or_default());
         let token = record.as_ref().and_then(|record| record.sandbox_token.clone());

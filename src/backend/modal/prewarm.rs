@@ -7,11 +7,11 @@
 //!
 //! Such a sandbox lies in the journal as one that a run has left, with a tree mounted and nothing run in it: whoever claims
 //! it sends what has changed since with the command. What must stay true: each has a task here, awaited by
-//! [`Prewarming::finish`]; one that was made for a run that does not come to Modal is ended; nothing is built or sent for a
-//! run that is only expected, and what its sandbox costs is within `budget.prewarm_per_day`.
+//! [`Prewarming::finish`]; one that was made for a run that does not come to Modal is ended; no image is built and no
+//! file sent for a run that is only expected, and what its sandbox costs is within `budget.prewarm_per_day`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use super::warm::{Stay, Use};
 use crate::backend::{Cancel, CancelLevel, CancelSource, OpenRequest, StopReason};
 use crate::event;
 use crate::store::Journal;
+use crate::store::journal::warm::is_kept;
 use crate::store::journal::{Entry, LeaseId};
 
 /// How long a sandbox that no run has asked for may wait for a machine.
@@ -40,6 +41,12 @@ const QUEUE: Duration = Duration::from_secs(120);
 
 /// How long is waited for a connection before it is left to the run, which has more patience and says so.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Between two looks whether somebody else has claimed or ended what was made ahead.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long the end of what was called off is waited for after a run; the rest is left to the next sweep.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is made ahead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +63,8 @@ pub(super) enum Prewarm {
 #[derive(Default)]
 pub(super) struct Prewarming {
     under_way: Mutex<BTreeMap<String, UnderWay>>,
+    /// Leases that could not be settled.
+    left: Mutex<Vec<Entry>>,
     tasks: TaskTracker,
 }
 
@@ -67,6 +76,8 @@ struct UnderWay {
     /// Cancelled when the sandbox is parked, or will never be.
     ready: CancellationToken,
     claimed: CancellationToken,
+    /// Of the sandbox, once it is parked.
+    lease: Arc<OnceLock<LeaseId>>,
     journal: Journal,
 }
 
@@ -83,35 +94,60 @@ impl Prewarming {
         Some(found.ready.clone())
     }
 
-    /// A run has the sandbox now.
-    pub(super) fn claimed(&self, definition: &str) {
-        if let Some(found) = self.under_way().get(definition) {
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way().is_empty()
+    }
+
+    /// A run has that sandbox now.
+    pub(super) fn claimed(&self, definition: &str, lease: &LeaseId) {
+        if let Some(found) = self.under_way().get(definition)
+            && found.lease.get() == Some(lease)
+        {
             found.claimed.cancel();
         }
     }
 
-    /// The run does not come to Modal.
-    pub(super) fn call_off(&self, definition: &str) {
-        if let Some(found) = self.under_way().get(definition)
-            && matches!(found.what, Prewarm::NextRun(_))
-        {
-            found.call_off.raise(CancelLevel::Stop(StopReason::Terminate));
+    /// No run comes to Modal for what has none of these definitions.
+    pub(super) fn call_off_but(&self, definitions: &BTreeSet<String>) {
+        for (definition, found) in self.under_way().iter() {
+            if matches!(found.what, Prewarm::NextRun(_)) && !definitions.contains(definition) {
+                found.call_off.raise(CancelLevel::Stop(StopReason::Terminate));
+            }
         }
     }
 
-    /// From memory: leases that are not settled, and those of the runs that began them.
+    /// From memory: leases that are not settled.
     pub(super) fn held(&self) -> Vec<Entry> {
-        self.under_way().values().flat_map(|found| found.journal.held()).collect()
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.under_way().values().flat_map(|found| found.journal.held()).chain(left).collect()
     }
 
-    /// Calls off what nobody has claimed and waits for it. Nothing is made afterwards.
-    pub(super) async fn finish(&self, level: CancelLevel) {
+    /// Calls off what nobody has claimed and waits for it, for [`PATIENCE`] and what a kill takes. Nothing is made
+    /// afterwards.
+    pub(super) async fn finish(&self, mut cancel: Cancel) {
         self.tasks.close();
+        let mut seen = cancel.level();
+        self.call_off_all(CancelLevel::Stop(StopReason::Terminate));
+        self.call_off_all(seen);
+        let impatient = tokio::time::sleep(PATIENCE);
+        tokio::pin!(impatient);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.tasks.wait() => return,
+                () = &mut impatient, if !impatient.is_elapsed() => self.call_off_all(CancelLevel::Kill),
+                level = cancel.above(seen) => {
+                    seen = level;
+                    self.call_off_all(level);
+                }
+            }
+        }
+    }
+
+    fn call_off_all(&self, level: CancelLevel) {
         for found in self.under_way().values() {
-            found.call_off.raise(CancelLevel::Stop(StopReason::Terminate));
             found.call_off.raise(level);
         }
-        self.tasks.wait().await;
     }
 }
 
@@ -125,19 +161,37 @@ impl Core {
         if prewarming.tasks.is_closed() || all.contains_key(&definition) {
             return;
         }
-        let call_off = Arc::new(CancelSource::default());
-        let (ready, claimed) = (CancellationToken::new(), CancellationToken::new());
-        let journal = self.settings.journal.clone();
-        let under_way = UnderWay { what: what.clone(), call_off, ready, claimed, journal };
+        let core = self.beside();
+        let under_way = UnderWay {
+            what: what.clone(),
+            call_off: Arc::default(),
+            ready: CancellationToken::new(),
+            claimed: CancellationToken::new(),
+            lease: Arc::default(),
+            journal: core.settings.journal.clone(),
+        };
         all.insert(definition.clone(), under_way.clone());
         drop(all);
-        let making = Making::new(self.beside(), request, what, under_way.call_off.watch());
-        let common = common.clone();
-        prewarming.tasks.spawn(async move {
-            making.run(&definition, &under_way).await;
-            under_way.ready.cancel();
-            common.prewarming().under_way().remove(&definition);
-        });
+        let making = Making::new(core, request, what, under_way.call_off.watch());
+        let gone = Gone { common: common.clone(), definition, under_way };
+        prewarming.tasks.spawn(async move { making.run(&gone.definition, &gone.under_way).await });
+    }
+}
+
+/// Lets go of what waits for a sandbox, however its task ends.
+struct Gone {
+    common: Common,
+    definition: String,
+    under_way: UnderWay,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.under_way.ready.cancel();
+        let prewarming = self.common.prewarming();
+        prewarming.under_way().remove(&self.definition);
+        let left = self.under_way.journal.held();
+        prewarming.left.lock().unwrap_or_else(PoisonError::into_inner).extend(left);
     }
 }
 
@@ -163,6 +217,7 @@ impl Making {
                     Prewarm::Renewal(old) => self.take_parked(definition, old).await,
                     Prewarm::NextRun(_) | Prewarm::Connection => None,
                 };
+                let _ = under_way.lease.set(lease.clone());
                 under_way.ready.cancel();
                 self.end(old).await;
                 if let Prewarm::NextRun(_) = self.what {
@@ -233,14 +288,22 @@ impl Making {
 
     async fn until_claimed(&self, definition: &str, lease: &LeaseId, under_way: &UnderWay) {
         let mut cancel = self.request.cancel.clone();
-        let idle = self.request.keep.map(|keep| keep.idle).unwrap_or_default();
-        tokio::select! {
-            biased;
-            () = under_way.claimed.cancelled() => {}
-            _ = cancel.stopped() => self.end(self.take_parked(definition, lease).await).await,
-            // The server ends it.
-            () = tokio::time::sleep(idle) => {}
+        loop {
+            tokio::select! {
+                biased;
+                () = under_way.claimed.cancelled() => return,
+                _ = cancel.stopped() => return self.end(self.take_parked(definition, lease).await).await,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if !self.is_parked(definition, lease).await {
+                return;
+            }
         }
+    }
+
+    async fn is_parked(&self, definition: &str, lease: &LeaseId) -> bool {
+        let parked = self.core.settings.journal.all_parked(definition).await.unwrap_or_default();
+        parked.iter().any(|entry| entry.lease == *lease && is_kept(entry, event::now_ms()))
     }
 
     /// `None` where somebody uses it, or has ended it.

@@ -19,7 +19,7 @@ use crate::domain::{Cause, JobId};
 use crate::event::now_ms;
 use crate::store::Lease;
 use crate::store::journal::LeaseId;
-use crate::store::ledger::{Caps, Exceeded, Hold, Ledger, SLICE, Wanted, lasts, price};
+use crate::store::ledger::{self, Caps, Exceeded, Hold, Ledger, SLICE, Wanted, lasts, price};
 
 /// Between two looks at the clock: this machine may have slept meanwhile, and the sandbox has not.
 const LOOK: Duration = Duration::from_secs(30);
@@ -59,18 +59,23 @@ impl Purse {
             per_hour: quote.per_hour,
             amount: ahead(expected, quote.per_hour, lifetime),
             caps: self.caps,
-            prewarm: None,
+            need: ledger::Need::Run,
         })
     }
 
     /// What is held for a sandbox that no run has asked for yet: all that it costs if none comes within `idle`.
-    pub(super) fn hold_prewarm(&self, quote: &Quote, idle: Duration) -> Result<Hold, Failure> {
-        let Some(limit) = self.prewarm.filter(|_| quote.unpriced.is_none()) else {
+    pub(super) fn hold_expected(&self, quote: &Quote, idle: Duration) -> Result<Hold, Failure> {
+        let Some(per_day) = self.prewarm else {
             return Err(refused("no sandbox is made before a run asks for it".to_owned())
                 .help("set `prewarm_per_day` of [budget]"));
         };
         let amount = Wanted::Exactly(price(quote.per_hour, idle));
-        Ok(Hold { per_hour: quote.per_hour, amount, caps: self.caps, prewarm: Some(limit) })
+        Ok(Hold {
+            per_hour: quote.per_hour,
+            amount,
+            caps: self.caps,
+            need: ledger::Need::Expected { per_day },
+        })
     }
 
     /// How long one run may last for what it may cost; then there is a little time for its end.

@@ -95,11 +95,12 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
         tokio::select! {
             () = async {
                 watch::follow(&watcher, following, rules, polling, quit.watch()).await;
-                watcher.execution.common.finish(quit.level()).await;
+                watcher.execution.common.finish(quit.watch()).await;
             } => {}
             never = signals.raise(&quit, &supervisor, display, left) => never,
         }
         watcher.line.give_way();
+        watcher.execution.mention_left_ahead();
         Ok(match quit.level() {
             CancelLevel::Run | CancelLevel::Drain => 0,
             CancelLevel::Stop(reason) => exit_code::of_signal(reason.signal()),

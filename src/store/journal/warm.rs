@@ -205,6 +205,19 @@ impl Journal {
         Ok(self.0.database.read(ask).await?)
     }
 
+    /// As [`has_parked`](Self::has_parked), of those that a run has used before.
+    pub async fn has_used(&self, definition: &str) -> Result<bool, JournalError> {
+        let definition = definition.to_owned();
+        let query = "SELECT EXISTS (SELECT 1 FROM lease WHERE state = 'parked' AND warm_key = ?1
+                     AND reuse_until > ?2 AND idle_ends_at > ?2 AND expires_at > ?2
+                     AND NOT EXISTS (SELECT 1 FROM spend
+                                     WHERE spend.lease = lease.id AND ended_at IS NULL AND prewarm <> 0))";
+        let ask = move |connection: &Connection| {
+            connection.query_row(query, params![definition, time(now_ms())], |row| row.get(0))
+        };
+        Ok(self.0.database.read(ask).await?)
+    }
+
     /// Whether whoever parked the lease still runs and will come back for it. False where that cannot be known.
     pub fn parker_lives(&self, entry: &Entry) -> bool {
         entry.state == LeaseState::Parked

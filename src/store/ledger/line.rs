@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Account, Whose, number};
+use super::{Account, Need, Whose, number};
 use crate::base::money::Dollars;
 use crate::store::journal::LeaseId;
 
@@ -20,16 +20,11 @@ pub(super) struct Line {
     pub ended_ms: Option<u64>,
     /// Absent while it goes on.
     pub spent: Option<Dollars>,
+    /// No run has used the sandbox yet.
+    pub is_ahead: bool,
 }
 
-/// Whether a run had asked for the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    OfARun,
-    Prewarm,
-}
-
-const COLUMNS: &str = "per_hour, held, began_at, expires_at, ended_at, spent";
+const COLUMNS: &str = "per_hour, held, began_at, expires_at, ended_at, spent, prewarm";
 
 impl Line {
     pub(super) fn insert(
@@ -51,7 +46,11 @@ impl Line {
                     number(self.held.0),
                     number(self.began_ms),
                     number(self.expires_ms),
-                    need == Need::Prewarm,
+                    match need {
+                        Need::Run => 0,
+                        Need::Expected { .. } => 1,
+                        Need::Coming => 2,
+                    },
                 ],
             )
             .map(drop)
@@ -64,7 +63,7 @@ impl Line {
     ) -> rusqlite::Result<Option<(Self, String, String)>> {
         let query =
             format!("SELECT {COLUMNS}, run, project FROM spend WHERE lease = ?1 AND ended_at IS NULL");
-        let read = |row: &Row<'_>| Ok((read(row)?, row.get(6)?, row.get(7)?));
+        let read = |row: &Row<'_>| Ok((read(row)?, row.get(7)?, row.get(8)?));
         connection.prepare_cached(&query)?.query_row([lease.as_str()], read).optional()
     }
 
@@ -106,7 +105,7 @@ impl Line {
         moment_ms: u64,
     ) -> rusqlite::Result<Vec<Self>> {
         let query = format!(
-            "SELECT {COLUMNS} FROM spend WHERE (ended_at IS NULL OR ended_at >= ?1) AND project = ?2 AND prewarm"
+            "SELECT {COLUMNS} FROM spend WHERE (ended_at IS NULL OR ended_at >= ?1) AND project = ?2 AND prewarm = 1"
         );
         connection.prepare_cached(&query)?.query_map(params![number(moment_ms), project], read)?.collect()
     }
@@ -138,10 +137,24 @@ impl Line {
     }
 }
 
+/// What is spent and held, as far as it is in the way of runs.
 pub(super) fn account<'a>(lines: impl Iterator<Item = &'a Line>, since_ms: u64, now_ms: u64) -> Account {
-    lines.map(|line| line.account(since_ms, now_ms)).fold(Account::default(), |sum, line| Account {
-        spent: sum.spent.plus(line.spent),
-        held: sum.held.plus(line.held),
+    let of_line = |line: &Line| {
+        let account = line.account(since_ms, now_ms);
+        if line.is_ahead { Account { held: Dollars(0), ..account } } else { account }
+    };
+    sum(lines.map(of_line))
+}
+
+/// All that is spent and held.
+pub(super) fn promised<'a>(lines: impl Iterator<Item = &'a Line>, since_ms: u64, now_ms: u64) -> Account {
+    sum(lines.map(|line| line.account(since_ms, now_ms)))
+}
+
+fn sum(accounts: impl Iterator<Item = Account>) -> Account {
+    accounts.fold(Account::default(), |sum, account| Account {
+        spent: sum.spent.plus(account.spent),
+        held: sum.held.plus(account.held),
     })
 }
 
@@ -155,5 +168,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Line> {
         expires_ms: number(3)?,
         ended_ms: optional(4)?,
         spent: optional(5)?.map(Dollars),
+        is_ahead: number(6)? != 0,
     })
 }

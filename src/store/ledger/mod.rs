@@ -11,7 +11,8 @@
 //!
 //! What must stay true:
 //! - no line is added and none grows when a cap would be exceeded by what is spent and held together;
-//! - a sandbox that is made before a run asks for it ([`Hold::prewarm`]) has a line of its own until a run uses it;
+//! - a sandbox that is made before a run asks for it ([`Need`]) has a line of its own until a run uses it;
+//!   what is held for it, beyond what it has cost, is in the way of others of its kind alone, not of runs;
 //! - a sandbox that is kept between runs has one line for each run that used it, the last of which goes on;
 //! - a line that nobody settles (its accel was killed) costs its price for the time since it began, at most until
 //!   the server ends the sandbox by itself; whoever settles its lease settles the line. It never stays open for good.
@@ -31,7 +32,7 @@ use crate::event::now_ms;
 
 mod line;
 
-use line::{Line, Need};
+use line::Line;
 
 /// How much of a run is paid ahead at a time, where nothing is known of how long it takes, and whenever it takes longer.
 pub const SLICE: Duration = Duration::from_secs(5 * 60);
@@ -60,8 +61,18 @@ pub struct Hold {
     pub per_hour: Dollars,
     pub amount: Wanted,
     pub caps: Caps,
-    /// For a sandbox that no run has asked for yet: what such may cost the project in a day.
-    pub prewarm: Option<Dollars>,
+    pub need: Need,
+}
+
+/// Who needs the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Need {
+    #[default]
+    Run,
+    /// No run has asked for it yet; one will.
+    Coming,
+    /// One may; all sandboxes for such may cost the project this much in a day.
+    Expected { per_day: Dollars },
 }
 
 /// How much is to be held.
@@ -242,10 +253,10 @@ fn admit(
     hold: &Hold,
 ) -> rusqlite::Result<Result<Dollars, Exceeded>> {
     forget(connection, whose.began_ms)?;
-    if let Some(limit) = hold.prewarm {
+    if let Need::Expected { per_day: limit } = hold.need {
         let midnight = midnight_ms(whose.began_ms);
         let lines = Line::prewarm_since(connection, whose.project, midnight)?;
-        let account = line::account(lines.iter(), midnight, whose.began_ms);
+        let account = line::promised(lines.iter(), midnight, whose.began_ms);
         if let Err(exceeded) = admit_one(Cap::Prewarm, limit, account, hold.amount) {
             return Ok(Err(exceeded));
         }
@@ -267,13 +278,14 @@ fn begin_line(
         expires_ms: whose.expires_ms,
         ended_ms: None,
         spent: None,
+        is_ahead: hold.need != Need::Run,
     };
-    line.insert(connection, whose, if hold.prewarm.is_some() { Need::Prewarm } else { Need::OfARun })
+    line.insert(connection, whose, hold.need)
 }
 
-/// No run uses the sandbox now: nothing is held for it, and it costs until it is used again, at most until `ends_ms`.
+/// No run uses the sandbox now: nothing is held for it, unless no run ever has, and it costs until it is used again, at most until `ends_ms`.
 pub(super) fn park(connection: &Connection, lease: &LeaseId, ends_ms: Option<u64>) -> rusqlite::Result<()> {
-    let change = "UPDATE spend SET held = 0, expires_at = min(expires_at, coalesce(?2, expires_at))
+    let change = "UPDATE spend SET held = iif(prewarm = 0, 0, held), expires_at = min(expires_at, coalesce(?2, expires_at))
                   WHERE lease = ?1 AND ended_at IS NULL";
     connection.execute(change, params![lease.as_str(), ends_ms.map(number)]).map(drop)
 }

@@ -29,7 +29,7 @@ fn intent(run: &str, amount: Wanted, caps: Caps) -> Intent {
         kind: SandboxKind::V2,
         purpose: Purpose::OneShot,
         expires_at_ms: now_ms() + 10 * HOUR,
-        hold: Hold { per_hour: DOLLAR, amount, caps, prewarm: None },
+        hold: Hold { per_hour: DOLLAR, amount, caps, need: Need::Run },
     }
 }
 
@@ -148,7 +148,7 @@ async fn a_kept_sandbox_has_a_line_for_each_run_and_costs_while_it_waits() {
         needed: Duration::ZERO,
         run: run.to_owned(),
         job: "test".to_owned(),
-        hold: Hold { per_hour: DOLLAR, amount: Wanted::Exactly(amount), caps, prewarm: None },
+        hold: Hold { per_hour: DOLLAR, amount: Wanted::Exactly(amount), caps, need: Need::Run },
     };
     // Another run may cost as much again; what is refused stays parked as it was.
     assert_eq!(exceeded(journal.claim(&key, claim("2", dollars(1.2))).await.unwrap_err()).cap, Cap::Run);
@@ -174,24 +174,31 @@ async fn what_no_run_has_asked_for_has_a_cap_of_its_own_until_a_run_uses_it() {
     use crate::store::journal::warm::{Claim, Limits, WarmKey};
     let folder = tempfile::tempdir().unwrap();
     let journal = journal(folder.path());
-    let early = |prewarm| {
+    let early = |need| {
         let intent = intent("1", Wanted::Exactly(dollars(0.6)), Caps::default());
-        Intent { hold: Hold { prewarm, ..intent.hold }, ..intent }
+        Intent { hold: Hold { need, ..intent.hold }, ..intent }
     };
-    let mut lease = journal.intend(early(Some(DOLLAR))).await.unwrap();
-    let refused = exceeded(journal.intend(early(Some(DOLLAR))).await.unwrap_err());
+    let expected = Need::Expected { per_day: DOLLAR };
+    let mut lease = journal.intend(early(expected)).await.unwrap();
+    let today = Ledger::new(journal.database().clone()).today(None).await.unwrap();
+    assert_eq!(today.held, Dollars(0), "it is not in the way of runs");
+    let refused = exceeded(journal.intend(early(expected)).await.unwrap_err());
     assert_eq!((refused.cap, refused.wanted), (Cap::Prewarm, Some(dollars(0.6))));
     assert!(
         refused.to_string().starts_with("budget.prewarm_per_day of $1.00 would be exceeded: "),
         "{refused}"
     );
     // What a run asks for is not counted.
-    let of_a_run = journal.intend(early(None)).await.unwrap();
-    of_a_run.settle(Settlement::NeverCreated).await.unwrap();
+    for need in [Need::Run, Need::Coming] {
+        let lease = journal.intend(early(need)).await.unwrap();
+        lease.settle(Settlement::NeverCreated).await.unwrap();
+    }
     lease.created("sb-1").await.unwrap();
     let key = WarmKey { definition: "d".to_owned(), image: "i".to_owned() };
     let limits = Limits { idle: Duration::from_secs(600), reuse_until_ms: now_ms() + HOUR };
     journal.park(lease, key.clone(), limits, None).await.unwrap();
+    let refused = exceeded(journal.intend(early(expected)).await.unwrap_err());
+    assert_eq!(refused.cap, Cap::Prewarm, "it may cost as much while it waits");
     let claim = Claim {
         needed: Duration::ZERO,
         run: "2".to_owned(),
@@ -199,10 +206,10 @@ async fn what_no_run_has_asked_for_has_a_cap_of_its_own_until_a_run_uses_it() {
         hold: intent("2", Wanted::Exactly(DOLLAR), Caps::default()).hold,
     };
     let lease = journal.claim(&key, claim).await.unwrap().expect("it is parked");
-    let another = journal.intend(early(Some(DOLLAR))).await.unwrap();
+    let another = journal.intend(early(expected)).await.unwrap();
     another.settle(Settlement::NeverCreated).await.unwrap();
     lease.settle(Settlement::Terminated).await.unwrap();
-    let left = exceeded(journal.intend(early(Some(Dollars(0)))).await.unwrap_err());
+    let left = exceeded(journal.intend(early(Need::Expected { per_day: Dollars(0) })).await.unwrap_err());
     assert_eq!((left.cap, left.wanted), (Cap::Prewarm, None));
 }
 
@@ -215,6 +222,7 @@ fn a_line_costs_its_time_until_the_server_ends_the_sandbox() {
         expires_ms: 20 * HOUR,
         ended_ms: None,
         spent: None,
+        is_ahead: false,
     };
     let check = |line: &Line, since: u64, now: u64, spent: f64, held: f64| {
         let account = line::account([*line].iter(), since * HOUR, now * HOUR);

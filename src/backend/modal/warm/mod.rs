@@ -65,7 +65,8 @@ pub async fn is_there(
     spec: &SandboxSpec,
 ) -> Result<bool, JournalError> {
     let account = account(settings, credentials);
-    journal.has_parked(&definition(&account, target, root, spec)).await
+    // What accel itself has made for a run decides nothing about that run.
+    journal.has_used(&definition(&account, target, root, spec)).await
 }
 
 /// How a session's sandbox is kept when the session ends.
