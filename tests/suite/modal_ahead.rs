@@ -300,3 +300,49 @@ fn a_watch_that_finds_nothing_made_ahead_begins_as_any_run() {
     watch.signal(Signal::INT);
     watch.finish().code(130);
 }
+
+#[test]
+fn what_was_made_ahead_says_nothing_about_whether_a_job_is_warm() {
+    let modal = FakeModal::serve();
+    let config = "version = 1\n[project]\nname = 'demo'\n[budget]\nprewarm_per_day = '$1'\n\
+                  [jobs.it]\nwarm = true\nrun = 'echo ${MODAL_SANDBOX_ID:-here}'\n\
+                  route = [{ when = { sync_bytes = '<1GB', warm = true }, to = 'modal' }, { to = 'local' }]\n";
+    let world = World::new().file("accel.toml", config).file("deep/.gitignore", "ignored\n");
+    let world = world.envs(modal.variables());
+    world.accel(["run", "it", "--on", "modal"]).run().code(0);
+    world.accel(["prune"]).run().code(0);
+    modal.forget_calls();
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
+    let running = world.accel(["run", "it"]).spawn();
+    gate.wait_for_a_walk();
+    modal.wait_until(|| modal.alive().len() == 1);
+    gate.open();
+    running.finish().code(0).stdout("here\n");
+    assert!(modal.alive().is_empty(), "{:?}", modal.alive());
+}
+
+#[test]
+fn a_job_that_stays_here_leaves_what_another_of_its_kind_waits_for() {
+    let modal = FakeModal::serve();
+    let config = "version = 1\n[project]\nname = 'demo'\n[budget]\nprewarm_per_day = '$1'\n\
+                  [jobs.near]\nwarm = true\nrun = 'echo near ${MODAL_SANDBOX_ID:-here}'\n\
+                  route = [{ when = { sync_bytes = '<1GB' }, to = 'local' }, { to = 'modal' }]\n\
+                  [jobs.far]\nwarm = true\nrun = 'echo far ${MODAL_SANDBOX_ID:-here}'\n\
+                  route = [{ when = { sync_bytes = '<1GB' }, to = 'modal' }, { to = 'local' }]\n";
+    let world = World::new().file("accel.toml", config).file("deep/.gitignore", "ignored\n");
+    let world = world.envs(modal.variables());
+    for job in ["near", "far"] {
+        world.accel(["run", job, "--on", "modal"]).run().code(0);
+    }
+    world.accel(["prune"]).run().code(0);
+    modal.forget_calls();
+    let Some(mut gate) = Gate::close(&world) else { return skipped() };
+    let running = world.accel(["run", "near", "far"]).spawn();
+    gate.wait_for_a_walk();
+    wait_for_creation(&modal);
+    gate.open();
+    running.finish().code(0).stdout_has("near here").stdout_lacks("far here");
+    assert_eq!((created(&modal), modal.alive().len()), (1, 1));
+    world.accel(["prune"]).run().code(0);
+    assert!(modal.alive().is_empty());
+}

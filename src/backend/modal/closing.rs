@@ -65,25 +65,28 @@ impl Closing<'_> {
             _ = cancel.above(CancelLevel::Stop(StopReason::Terminate)) => return self.end(running).await,
         };
         let why = match settled {
-            Ok(Ok(record)) => {
-                let aging = self.is_aging(&running, &stay).then(|| running.sandbox.lease.id().clone());
-                if aging.is_some() && self.has_another(&stay.key.definition).await {
-                    return self.end(running).await;
-                }
-                return match self.park(running, stay, &record).await {
-                    Ok(()) => {
-                        if let Some(aging) = aging {
-                            self.renew(aging).await;
-                        }
-                        Ok(())
-                    }
-                    Err((running, why)) => self.give_up(running, &why).await,
-                };
-            }
+            Ok(Ok(record)) => return self.hand_on(running, stay, &record).await,
             Ok(Err(failure)) => failure.message,
             Err(_) => format!("looking through its files takes longer than {} s", SETTLE.as_secs()),
         };
         self.give_up(running, &why).await
+    }
+
+    /// To the next run; where that would soon find it too old, another is made for it.
+    async fn hand_on(&self, running: Running, stay: Stay, record: &Record) -> Result<(), Failure> {
+        let aging = self.is_aging(&running, &stay).then(|| running.sandbox.lease.id().clone());
+        if aging.is_some() && self.has_another(&stay.key.definition).await {
+            return self.end(running).await;
+        }
+        match self.park(running, stay, record).await {
+            Ok(()) => {
+                if let Some(aging) = aging {
+                    self.renew(aging).await;
+                }
+                Ok(())
+            }
+            Err((running, why)) => self.give_up(running, &why).await,
+        }
     }
 
     async fn give_up(&self, running: Running, why: &str) -> Result<(), Failure> {

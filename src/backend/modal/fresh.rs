@@ -110,18 +110,7 @@ impl Opening<'_> {
     async fn beside_the_walk(&self, used: &Used, mounted: MountedBefore) -> Result<Early, Trouble> {
         let call_off = CancelSource::beside(&self.request.cancel);
         let request = OpenRequest { cancel: call_off.watch(), ..self.request.clone() };
-        let launching: BoxFuture<'_, Result<_, Trouble>> = Box::pin(async {
-            // Where the tree says no, nothing is built for nothing.
-            let mut called_off = request.cancel.clone();
-            let ground = tokio::select! {
-                biased;
-                _ = called_off.stopped() => return Err(Trouble::Stopped),
-                ground = self.ground(used) => ground?,
-            };
-            let parts = ground.with_mount(mounted.id.clone());
-            let running = self.launch(&ground.link, &parts, &request, Need::Run).await?;
-            Ok((ground.link, parts, running))
-        });
+        let launching: BoxFuture<'_, _> = Box::pin(self.launch_unwalked(used, &mounted, &request));
         let walking: BoxFuture<'_, _> = Box::pin(async {
             let change = self.until_stopped(Box::pin(self.change_since(&mounted))).await;
             if !matches!(change, Ok((Some(_), _))) {
@@ -158,6 +147,24 @@ impl Opening<'_> {
                 change.map(|(_, walked)| Early::Outdated(walked))
             }
         }
+    }
+
+    /// Until the request is called off: where the tree says no, nothing is built for nothing.
+    async fn launch_unwalked(
+        &self,
+        used: &Used,
+        mounted: &MountedBefore,
+        request: &OpenRequest,
+    ) -> Result<(Link, Parts, Running), Trouble> {
+        let mut called_off = request.cancel.clone();
+        let ground = tokio::select! {
+            biased;
+            _ = called_off.stopped() => return Err(Trouble::Stopped),
+            ground = self.ground(used) => ground?,
+        };
+        let parts = ground.with_mount(mounted.id.clone());
+        let running = self.launch(&ground.link, &parts, request, Need::Run).await?;
+        Ok((ground.link, parts, running))
     }
 
     /// The tree, and what it differs by from a mounted one; walked again when it changed meanwhile, once.

@@ -22,7 +22,7 @@ use super::link::Link;
 use super::method::task;
 use super::reporter::Reporter;
 use super::router::{Router, RouterAccess};
-use super::sandbox::{Haste, Sandbox};
+use super::sandbox::Sandbox;
 use super::sweep::Sweeper;
 use super::tree::{Delta, InputUse, Sources, Walked, has_folder};
 use super::trouble::Trouble;
@@ -330,8 +330,9 @@ impl Opening<'_> {
 
     /// Beside the run. What cannot be ended stays in the journal.
     pub(super) fn end(&self, sandbox: Sandbox) {
+        let haste = launch::haste(self.request.cancel.level());
         self.core.aside.spawn(async move {
-            if let Err(error) = sandbox.end(Haste::Usual).await {
+            if let Err(error) = sandbox.end(haste).await {
                 tracing::debug!(%error, "a kept sandbox is not ended");
             }
         });

@@ -29,7 +29,6 @@ use super::reporter::Reporter;
 use super::sandbox::{Haste, Sandbox};
 use super::trouble::Trouble;
 use super::warm::record::{Record, Spoiled};
-use super::warm::{Stay, Use};
 use crate::backend::{Cancel, CancelLevel, CancelSource, OpenRequest, StopReason};
 use crate::event;
 use crate::store::Journal;
@@ -76,7 +75,7 @@ struct UnderWay {
     /// Cancelled when the sandbox is parked, or will never be.
     ready: CancellationToken,
     claimed: CancellationToken,
-    /// Of the sandbox, once it is parked.
+    /// Of the sandbox, once there is one.
     lease: Arc<OnceLock<LeaseId>>,
     journal: Journal,
 }
@@ -211,13 +210,12 @@ impl Making {
     }
 
     async fn run(&self, definition: &str, under_way: &UnderWay) {
-        match Box::pin(self.make(definition)).await {
+        match Box::pin(self.make(definition, under_way)).await {
             Ok(Some(lease)) => {
                 let old = match &self.what {
                     Prewarm::Renewal(old) => self.take_parked(definition, old).await,
                     Prewarm::NextRun(_) | Prewarm::Connection => None,
                 };
-                let _ = under_way.lease.set(lease.clone());
                 under_way.ready.cancel();
                 self.end(old).await;
                 if let Prewarm::NextRun(_) = self.what {
@@ -233,7 +231,7 @@ impl Making {
     }
 
     /// The parked lease; `None` where there is one already, or nothing to make it from.
-    async fn make(&self, definition: &str) -> Result<Option<LeaseId>, Trouble> {
+    async fn make(&self, definition: &str, under_way: &UnderWay) -> Result<Option<LeaseId>, Trouble> {
         let shared = self.core.shared()?;
         let reporter = Reporter { job: self.request.job.clone(), emitter: self.request.emitter.clone() };
         let opening = Opening { core: &self.core, shared, request: &self.request, reporter: &reporter };
@@ -242,29 +240,41 @@ impl Making {
             return Ok(None);
         }
         let used = Used::default();
-        let made = match &self.what {
+        let made = self.ask(&opening, &used, definition).await;
+        if made.as_ref().is_err_and(Trouble::is_gone) {
+            // The run that is expected asks for it anew.
+            used.forget(&shared.ids).await;
+        }
+        match made? {
+            Some(made) => Ok(self.park(made, &reporter, under_way).await),
+            None => Ok(None),
+        }
+    }
+
+    async fn ask(
+        &self,
+        opening: &Opening<'_>,
+        used: &Used,
+        definition: &str,
+    ) -> Result<Option<Unclaimed>, Trouble> {
+        match &self.what {
             Prewarm::NextRun(need) => {
                 if self.core.settings.journal.has_parked(definition).await.unwrap_or(true) {
                     return Ok(None);
                 }
-                opening.unwalked(&used, *need).await
+                opening.unwalked(used, *need).await
             }
-            Prewarm::Renewal(_) => opening.walked(&used).await.map(Some),
+            Prewarm::Renewal(_) => opening.walked(used).await.map(Some),
             Prewarm::Connection => Ok(None),
-        };
-        let made = match made {
-            Ok(made) => made,
-            Err(trouble) => {
-                if trouble.is_gone() {
-                    // The run that is expected asks for it anew.
-                    used.forget(&shared.ids).await;
-                }
-                return Err(trouble);
-            }
-        };
-        let Some(Unclaimed { link, running, stay, holds }) = made else { return Ok(None) };
+        }
+    }
+
+    async fn park(&self, made: Unclaimed, reporter: &Reporter, under_way: &UnderWay) -> Option<LeaseId> {
+        let Unclaimed { link, running, stay, holds } = made;
         let lease = running.sandbox.lease.id().clone();
-        let closing = Closing { core: &self.core, link: &link, request: &self.request, reporter: &reporter };
+        // Known before anybody can claim it.
+        let _ = under_way.lease.set(lease.clone());
+        let closing = Closing { core: &self.core, link: &link, request: &self.request, reporter };
         let record = Record {
             task: running.task.clone(),
             url: running.url.clone(),
@@ -275,13 +285,12 @@ impl Making {
             listed: holds,
             spoiled: Spoiled::default(),
         };
-        let stay = Stay { used: Use::Untouched, ..stay };
         match closing.park(running, stay, &record).await {
-            Ok(()) => Ok(Some(lease)),
+            Ok(()) => Some(lease),
             Err((running, why)) => {
                 tracing::debug!(why, "a sandbox that was made ahead is not kept");
-                let _ = running.sandbox.end(Haste::Usual).await;
-                Ok(None)
+                self.end(Some(running.sandbox)).await;
+                None
             }
         }
     }
