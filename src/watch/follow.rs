@@ -1,17 +1,16 @@
 //! The loop: joins source, settle machine, observation and agenda, and starts runs.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::affected::Interests;
 use super::agenda::{Agenda, Graph, Reaction};
 use super::observed::{Findings, Observed, Unfinished};
 use super::restless::Restless;
 use super::settle::Settle;
 use super::source::{Happening, Means, Source};
+use super::work::{Cause, Command, Ended, Following, NAMED_PATHS, News, Reloaded, Run, Sign, Trigger, Work};
 use crate::backend::{Cancel, CancelLevel, CancelSource, StopReason};
 use crate::domain::JobId;
 use crate::plan::spec::{Plan, PlannedJob, StopSignal};
@@ -19,121 +18,6 @@ use crate::workspace::tree::Rules;
 
 /// How long the project's folder may be away before that is said.
 const AWAY: Duration = Duration::from_secs(10);
-/// Paths that a trigger names; the rest is counted.
-const NAMED_PATHS: usize = 100;
-
-/// What is followed.
-pub struct Following {
-    pub plan: Arc<Plan>,
-    pub interests: Interests,
-    /// The configuration: its changes reload the plan, and concern only jobs that are others afterwards.
-    pub config_files: BTreeSet<PathBuf>,
-    /// Other files that the plan was made from.
-    pub plan_files: BTreeSet<PathBuf>,
-}
-
-/// Jobs to be run.
-#[derive(Debug, Clone)]
-pub struct Run {
-    pub jobs: BTreeSet<JobId>,
-    pub trigger: Trigger,
-    pub cancel: Cancel,
-}
-
-/// Why a run begins.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Trigger {
-    pub cause: Cause,
-    /// Relative to the root: the first [`NAMED_PATHS`].
-    pub paths: Vec<String>,
-    /// How many there were.
-    pub count: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Cause {
-    #[default]
-    Start,
-    Change,
-    Configuration,
-    Key,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Default)]
-pub struct Ended {
-    pub passed: BTreeSet<JobId>,
-}
-
-/// What a person asks for while the loop goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// The jobs of the last run once more.
-    Again,
-    /// Every job.
-    All,
-    /// The next run in another place.
-    Move,
-    Quit,
-}
-
-/// What makes a run likely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
-    /// It is about to begin.
-    Start,
-    /// Something was saved; nobody knows yet what.
-    Save,
-}
-
-/// What became of the configuration.
-pub enum Reloaded {
-    /// Broken; told to the user. The files that it is made of now.
-    Broken(BTreeSet<PathBuf>),
-    Same,
-    Changed {
-        following: Box<Following>,
-        /// Where other paths matter than before; then every job runs.
-        rules: Option<Box<Rules>>,
-        /// The jobs that are others now.
-        jobs: BTreeSet<JobId>,
-    },
-}
-
-/// What the loop tells besides runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// Everything is watched.
-    Ready {
-        files: usize,
-    },
-    /// Changes are found by looking.
-    Polling {
-        why: String,
-        help: Option<String>,
-    },
-    Away,
-    Back,
-    /// What was asked for runs when the current run is over.
-    Queued,
-    /// This file changes with every run, as if a job wrote it: it interrupts runs no longer.
-    Restless {
-        path: String,
-    },
-}
-
-/// Whoever runs jobs, reads the configuration and talks to the user.
-pub trait Work {
-    fn run(&self, run: Run) -> impl Future<Output = Ended>;
-    fn reload(&self) -> Reloaded;
-    fn tell(&self, news: News);
-    /// The next wish; never, where nobody can have one. Dropped and asked again at any time.
-    fn command(&self) -> impl Future<Output = Command>;
-    /// Something happens that a run may follow, while none goes on. Returns at once.
-    fn sign(&self, sign: Sign);
-    /// The runs after this one go elsewhere; the same jobs, followed as before.
-    fn switch_place(&self) -> Option<Arc<Plan>>;
-}
 
 /// A run that goes on, and what stops it.
 type Current<'a> = (Pin<Box<dyn Future<Output = Ended> + 'a>>, CancelSource);
