@@ -237,6 +237,8 @@ impl Dispatcher {
     }
 
     async fn settle(&mut self, ended: Result<(Id, Work), JoinError>) {
+        // What has stopped the job is known before its end: it decides the exit code and what becomes of the others.
+        self.follow_cancel().await;
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let job = self.owners.remove(&id).expect("all work has an owner");
         match ended {
