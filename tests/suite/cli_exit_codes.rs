@@ -1,5 +1,6 @@
 //! Every documented exit code, from the real binary.
 
+use crate::until::wait_until;
 use crate::world::{Signal, World};
 
 const JOBS: &str = r#"
@@ -116,12 +117,12 @@ fn a_third_signal_leaves_at_once() {
     let (unread, stdout) = std::io::pipe().unwrap();
     let same_pipe = stdout.try_clone().unwrap();
     let mut running = world.accel(["run", "--json", "chatty"]).stdout_to(stdout).spawn();
-    wait_until(|| !is_writable(&same_pipe));
+    wait_until(|| !is_writable(&same_pipe), || "the pipe is full".to_owned());
     running.signal(Signal::INT);
-    wait_until(|| world.exists("asked"));
+    wait_until(|| world.exists("asked"), || "the job is asked".to_owned());
     running.signal(Signal::INT);
     let job = format!("/proc/{}", world.read("pid").trim());
-    wait_until(|| !std::path::Path::new(&job).exists());
+    wait_until(|| !std::path::Path::new(&job).exists(), || "the job ends".to_owned());
     running.signal(Signal::INT);
     running.finish().code(130).stderr_has("leaving at once");
     drop(unread);
@@ -131,16 +132,6 @@ fn is_writable(pipe: &std::io::PipeWriter) -> bool {
     let mut asked = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::OUT)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut asked, Some(&now)).unwrap() > 0
-}
-
-/// For what nothing but a look can tell. Reaching the limit fails the test.
-#[track_caller]
-fn wait_until(holds: impl Fn() -> bool) {
-    let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !holds() {
-        assert!(std::time::Instant::now() < limit, "it did not come");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 #[test]

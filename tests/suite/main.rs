@@ -6,6 +6,9 @@
 #[allow(dead_code, reason = "a library for every topic; each uses its part")]
 mod world;
 
+#[path = "../support/until.rs"]
+mod until;
+
 #[path = "../support/beacons.rs"]
 mod beacons;
 mod budget;

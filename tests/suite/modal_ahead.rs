@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::fake_modal::{FakeModal, Fault};
 use crate::modal_world::world;
-use crate::world::{Finished, Signal, World};
+use crate::world::{Finished, Running, Signal, World};
 
 const SHOW: &str = "[jobs.it]\nrun = 'cat data; ls | wc -l'\n";
 
@@ -198,14 +198,20 @@ fn nothing_is_made_before_a_decision_without_money_for_it() {
     }
 }
 
+/// A watch that has asked for its sandbox and waits for the tree.
+fn watch_at_the_gate(modal: &FakeModal, world: &World) -> Option<(Gate, Running)> {
+    let mut gate = Gate::close(world)?;
+    let watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
+    gate.wait_for_a_walk();
+    wait_for_creation(modal);
+    Some((gate, watch))
+}
+
 #[test]
 fn a_watch_asks_for_its_sandbox_while_it_looks_at_the_tree() {
     let modal = FakeModal::serve();
     let world = undecided(&modal, "");
-    let Some(mut gate) = Gate::close(&world) else { return skipped() };
-    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
-    gate.wait_for_a_walk();
-    wait_for_creation(&modal);
+    let Some((gate, mut watch)) = watch_at_the_gate(&modal, &world) else { return skipped() };
     gate.open();
     watch.wait_for_stdout("1\n").wait_for_stderr("waiting for changes");
     assert_eq!((created(&modal), modal.alive().len()), (1, 1));
@@ -219,10 +225,7 @@ fn a_watch_asks_for_its_sandbox_while_it_looks_at_the_tree() {
 fn a_watch_that_ends_before_its_first_run_leaves_no_sandbox() {
     let modal = FakeModal::serve();
     let world = undecided(&modal, "");
-    let Some(mut gate) = Gate::close(&world) else { return skipped() };
-    let mut watch = world.accel(["watch", "it", "--on", "modal"]).spawn();
-    gate.wait_for_a_walk();
-    wait_for_creation(&modal);
+    let Some((gate, mut watch)) = watch_at_the_gate(&modal, &world) else { return skipped() };
     watch.signal(Signal::INT);
     gate.open();
     watch.finish().code(130);

@@ -14,6 +14,7 @@ use tonic::Code;
 use crate::fake_modal::{AfterDeath, Death, FakeModal, Fault};
 use crate::modal_project::each_seed;
 use crate::modal_world::world;
+use crate::until::wait_until;
 use crate::world::{Finished, Signal, World};
 
 /// A job whose sandbox is kept.
@@ -153,9 +154,7 @@ fn also_in_a_tree_that_has_long_been_in_step() {
 fn wait_until_old(folder: &Path) {
     let now = || tempfile::NamedTempFile::new_in(folder).unwrap().as_file().metadata().unwrap().ctime();
     let began = now();
-    while now() < began + 3 {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(|| now() >= began + 3, || "time passes".to_owned());
 }
 
 fn spoil_and_look(modal: &FakeModal, before: impl Fn(&World)) {

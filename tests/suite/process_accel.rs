@@ -5,10 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::beacons::{Beacon, Beacons, helper};
+use crate::until::wait_until;
 use crate::world::{Running, Signal, World};
-
-/// A safety net for what is looked at again and again.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 fn jobs(text: &str) -> World {
     World::new().file("accel.toml", format!("version = 1\n{text}"))
@@ -173,15 +171,6 @@ fn state(pid: i32) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
-#[track_caller]
-fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !reached() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn suspending_accel_suspends_its_jobs() {
     if !Path::new("/proc/self/stat").exists() {
@@ -194,10 +183,10 @@ fn suspending_accel_suspends_its_jobs() {
     running.wait_for_stdout("\n");
     let job = child_of(running.pid());
     running.signal(Signal::TSTP);
-    wait_until("accel stops", || state(running.pid()) == Some('T'));
-    wait_until("the job stops", || state(job) == Some('T'));
+    wait_until(|| state(running.pid()) == Some('T'), || "accel stops".to_owned());
+    wait_until(|| state(job) == Some('T'), || "the job stops".to_owned());
     running.signal(Signal::CONT);
-    wait_until("the job goes on", || state(job) != Some('T'));
+    wait_until(|| state(job) != Some('T'), || "the job goes on".to_owned());
     fs::write(world.path("gate"), "through\n").unwrap();
     running.finish().code(0).stdout_has("through\n");
 }
@@ -222,9 +211,9 @@ fn accel_suspends_in_a_session_led_from_outside_its_pid_namespace() {
         rustix::process::kill_process(pid, signal).unwrap();
     };
     signal(Signal::TSTP);
-    wait_until("accel stops", || state(accel) == Some('T'));
+    wait_until(|| state(accel) == Some('T'), || "accel stops".to_owned());
     signal(Signal::CONT);
-    wait_until("accel goes on", || state(accel) != Some('T'));
+    wait_until(|| state(accel) != Some('T'), || "accel goes on".to_owned());
     fs::write(world.path("gate"), "through\n").unwrap();
     running.finish().code(0).stdout_has("through\n");
 }

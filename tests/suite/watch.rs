@@ -7,11 +7,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
+use crate::until::wait_until;
 use crate::world::{Running, Signal, World};
-
-const DEADLINE: Duration = Duration::from_secs(50);
 
 /// A job that writes one line per run into the log: the digest of what it saw, or what `$SAW` says.
 fn config(extra: &str) -> String {
@@ -74,15 +72,6 @@ impl Watch {
         let finished = self.running.finish();
         finished.code(143);
         finished
-    }
-}
-
-#[track_caller]
-pub fn wait_until(mut done: impl FnMut() -> bool, described: impl Fn() -> String) {
-    let end = Instant::now() + DEADLINE;
-    while !done() {
-        assert!(Instant::now() < end, "never happened: {}", described());
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

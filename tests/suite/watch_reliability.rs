@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::watch::{Watch, size, wait_until};
+use crate::until::wait_until;
+use crate::watch::{Watch, size};
 use crate::world::World;
 
 /// Writes one line per run: what it saw.

@@ -12,13 +12,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::until::happens;
 use crate::world::{Signal, World};
 
 const OPERATIONS: usize = 500;
 const COMMITS: u64 = 6;
 const TRACKED: usize = 100;
-/// Longest for the last run to come and end, on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(50);
 
 /// Lists names, permissions, link targets and checksums.
 const LIST: &str = r"find . -name .git -prune -o \( -type f -o -type l \) -printf '%P %m %l\n' 2>/dev/null | LC_ALL=C sort
@@ -205,14 +204,7 @@ impl Torture {
 
 /// Waits until the last run has seen this.
 fn wait(torture: &Torture, expected: &str) -> bool {
-    let end = Instant::now() + DEADLINE;
-    while torture.beside("seen") != expected {
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+    happens(|| torture.beside("seen") == expected)
 }
 
 fn clean(seed: u64) {
@@ -311,14 +303,12 @@ impl Held {
 
 /// What it has while no run goes on.
 fn at_rest(pid: i32) -> Held {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        let held = Held::by(pid);
-        if held.children == 0 || Instant::now() > end {
-            return held;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut held = Held::by(pid);
+    happens(|| {
+        held = Held::by(pid);
+        held.children == 0
+    });
+    held
 }
 
 #[test]
@@ -353,12 +343,11 @@ fn a_long_watch_holds_no_more_than_a_short_one() {
     let most = |of: fn(&Held) -> usize| held[..=held.len() / 4].iter().map(of).max().unwrap_or_default();
     let (descriptors, watches) = (most(|held| held.descriptors), most(|held| held.watches));
     // Just after a run some are still being closed.
-    let end = Instant::now() + DEADLINE;
     let mut late = at_rest(running.pid());
-    while (late.descriptors > descriptors || late.watches > watches) && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
+    happens(|| {
         late = at_rest(running.pid());
-    }
+        late.descriptors <= descriptors && late.watches <= watches
+    });
     running.signal(Signal::TERM);
     running.finish().code(143);
     assert_eq!(torture.beside("overlaps"), "");
