@@ -2,7 +2,7 @@
 //!
 //! The only place that knows all three. One thread runs everything that waits, one more feeds the sinks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::backend::local::environment::{Host, UvEnvironments};
 use tokio::runtime::Runtime;
 
 use crate::backend::local::{ColorHint, LocalBackend, LocalSettings, OomKills};
-use crate::backend::modal::{Access, Common, Need, Reuse};
+use crate::backend::modal::{Access, Ahead, Common, Need, Reuse};
 use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
@@ -33,7 +33,7 @@ use super::context::Context;
 use super::error::CommandError;
 use super::keyboard::Keyboard;
 use super::modal::{Around, Modal};
-use super::prewarm::{self, Part};
+use super::prewarm;
 use super::printer::{Format, Printer, Verbosity};
 use super::routing::{self, Quotes};
 use super::runtime::Underway;
@@ -160,12 +160,8 @@ impl PreparedRun<'_> {
 
     /// Sentences about what outlives accel when it leaves at once.
     pub fn left_behind(&self) -> LeftBehind {
-        let (modal, common) = (Arc::clone(&self.modal), self.execution.common.clone());
-        Box::new(move || {
-            let ahead = common.held();
-            let all = modal.left_behind().into_iter().chain(ahead.iter().map(super::modal::left_behind));
-            all.collect::<BTreeSet<String>>().into_iter().collect()
-        })
+        let (modal, ahead) = (Arc::clone(&self.modal), left_ahead(&self.execution.common));
+        Box::new(move || [modal.left_behind(), ahead()].concat())
     }
 
     /// Runs the plan to its end.
@@ -190,9 +186,11 @@ impl PreparedRun<'_> {
         summary
     }
 
-    /// Begins on Modal what may be of use there, by what the plan and the history say.
+    /// Begins on Modal what may be of use there: at the start by what the history says of the jobs, at a save for all of
+    /// them.
     pub fn prewarm(&self, sign: Sign) {
-        prewarm::begin(&self.modal, &self.plan, &prewarm::candidates(&self.plan, sign, &self.history()));
+        let was_there = |job: &PlannedJob| sign == Sign::Save || self.was_there(job);
+        prewarm::begin(&self.modal, &self.plan, &prewarm::candidates(&self.plan, sign, was_there));
     }
 
     /// Of jobs whose place the facts decide, where that is worth something to the user.
@@ -200,14 +198,17 @@ impl PreparedRun<'_> {
         if self.plan.budget.prewarm_per_day.is_none() {
             return;
         }
-        let mut candidates = prewarm::candidates(&self.plan, Sign::Start, &self.history());
-        candidates.retain(|candidate| candidate.part == Part::Sandbox(Need::Expected));
+        let mut candidates = prewarm::candidates(&self.plan, Sign::Start, |job| self.was_there(job));
+        candidates.retain(|candidate| candidate.ahead == Ahead::Sandbox(Need::Expected));
         prewarm::begin(&self.modal, &self.plan, &candidates);
     }
 
-    fn history(&self) -> History {
+    /// Whether the job's last run was on Modal.
+    fn was_there(&self, job: &PlannedJob) -> bool {
         let Execution { context, folder, .. } = self.execution;
-        History::new(Database::new(context.ambient.directories(folder)))
+        let history = History::new(Database::new(context.ambient.directories(folder)));
+        let last = history.recent(&self.plan.project, &job.id).unwrap_or_default();
+        last.first().is_some_and(|entry| entry.place == Place::Modal)
     }
 
     /// The facts have decided. Without a decision nothing is run.
@@ -261,6 +262,12 @@ async fn beside_connecting<T>(modal: &Modal, plan: &Plan, run: impl Future<Outpu
 
 /// Sentences about what outlives accel when it leaves at once.
 pub type LeftBehind = Box<dyn Fn() -> Vec<String>>;
+
+/// The same of what is made ahead of runs.
+pub fn left_ahead(common: &Common) -> LeftBehind {
+    let common = common.clone();
+    Box::new(move || common.held().iter().map(super::modal::left_behind).collect())
+}
 
 /// What goes with the showing of events.
 pub struct Beside {

@@ -5,32 +5,27 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::backend::modal::Need;
+use crate::backend::modal::{Ahead, Need};
 use crate::backend::{CancelSource, Keep, OpenRequest, Prospect, Shortage, Workplace};
 use crate::config::model::{FallbackOn, RuleTarget};
 use crate::domain::{JobId, Place};
 use crate::event;
 use crate::plan::spec::{Plan, PlannedJob, Warm};
-use crate::store::History;
+use crate::watch::Sign;
 
 use super::modal::Modal;
-use crate::watch::Sign;
 
 /// A job that may use a sandbox of Modal soon.
 pub struct Candidate {
     pub job: JobId,
-    pub part: Part,
-}
-
-/// What is begun for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    Connection,
-    Sandbox(Need),
+    /// What is begun for it.
+    pub ahead: Ahead,
 }
 
 /// The jobs of the plan for which something may be begun. A job that needs others would let its sandbox wait for them.
-pub fn candidates(plan: &Plan, sign: Sign, history: &History) -> Vec<Candidate> {
+/// `was_there` tells of jobs whose place the facts decide whether their last run was on Modal: that says most about the
+/// next.
+pub fn candidates(plan: &Plan, sign: Sign, was_there: impl Fn(&PlannedJob) -> bool) -> Vec<Candidate> {
     let begins = |job: &&PlannedJob| {
         let keeps = matches!(job.warm, Some(Warm::Keep { .. })) && !job.spec.tty;
         // A GPU is not risked; a wait for a machine that may lead elsewhere is the run's own.
@@ -40,15 +35,15 @@ pub fn candidates(plan: &Plan, sign: Sign, history: &History) -> Vec<Candidate> 
         keeps && is_plain && job.needs.is_empty() && !job.is_group()
     };
     let is_paid = plan.budget.prewarm_per_day.is_some();
-    let part = |job: &PlannedJob| match (sign, job.routing.certain_place()) {
-        (Sign::Start, Some(Place::Modal)) => Some(Part::Sandbox(Need::Coming)),
+    let ahead = |job: &PlannedJob| match (sign, job.routing.certain_place()) {
+        (Sign::Start, Some(Place::Modal)) => Some(Ahead::Sandbox(Need::Coming)),
         _ if !may_go(job) => None,
-        _ if is_paid && was_there(plan, job, history) => Some(Part::Sandbox(Need::Expected)),
-        (Sign::Start, _) => Some(Part::Connection),
+        _ if is_paid && was_there(job) => Some(Ahead::Sandbox(Need::Expected)),
+        (Sign::Start, _) => Some(Ahead::Connection),
         (Sign::Save, _) => None,
     };
     let jobs = plan.jobs.iter().filter(begins);
-    jobs.filter_map(|job| Some(Candidate { job: job.id.clone(), part: part(job)? })).collect()
+    jobs.filter_map(|job| Some(Candidate { job: job.id.clone(), ahead: ahead(job)? })).collect()
 }
 
 /// Whether some rule may send the job to Modal alone.
@@ -57,20 +52,11 @@ fn may_go(job: &PlannedJob) -> bool {
     job.routing.certain_place() != Some(Place::Local) && job.routing.rules.iter().any(|rule| goes(&rule.to))
 }
 
-/// Whether the job's last run was on Modal: where the facts decide, that says most about the next.
-fn was_there(plan: &Plan, job: &PlannedJob, history: &History) -> bool {
-    let last = history.recent(&plan.project, &job.id).unwrap_or_default();
-    last.first().is_some_and(|entry| entry.place == Place::Modal)
-}
-
 /// Begins it; returns at once.
 pub fn begin(modal: &Modal, plan: &Plan, candidates: &[Candidate]) {
     for candidate in candidates {
         if let Some(request) = request(plan, &candidate.job) {
-            match candidate.part {
-                Part::Connection => modal.backend().connect_ahead(&request),
-                Part::Sandbox(need) => modal.backend().prewarm(&request, need),
-            }
+            modal.backend().prewarm(&request, candidate.ahead);
         }
     }
 }

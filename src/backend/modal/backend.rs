@@ -22,10 +22,10 @@ use tokio_util::task::TaskTracker;
 use super::build::Image;
 use super::common::{Common, Shared};
 use super::ids::Used;
-use super::launch::{Ground, Need};
+use super::launch::Ground;
 use super::link::Access;
 use super::opening::{Opened, Opening};
-use super::prewarm::Prewarm;
+use super::prewarm::{Ahead, Prewarm};
 use super::purse::Purse;
 use super::quote::Prices;
 use super::reporter::Reporter;
@@ -121,18 +121,11 @@ impl ModalBackend {
         }
     }
 
-    /// Begins to make a sandbox for a run that may come; returns at once. Nothing that is wrong is told: the run says it.
-    pub fn prewarm(&self, request: &OpenRequest, need: Need) {
-        let wanted =
-            request.keep.is_some() && !request.spec.tty && self.core.settings.reuse == Reuse::Allowed;
-        if wanted {
-            self.core.prewarm(&self.core.settings.common, request, Prewarm::NextRun(need));
+    /// Begins something for a run that may come; returns at once. Nothing that is wrong is told: the run says it.
+    pub fn prewarm(&self, request: &OpenRequest, ahead: Ahead) {
+        if request.keep.is_some() && self.core.settings.reuse == Reuse::Allowed {
+            self.core.prewarm(request, Prewarm::NextRun(ahead));
         }
-    }
-
-    /// As [`prewarm`](Self::prewarm), but only the connection is made.
-    pub fn connect_ahead(&self, request: &OpenRequest) {
-        self.core.prewarm(&self.core.settings.common, request, Prewarm::Connection);
     }
 
     /// Only these runs come here, of those that something was made for.

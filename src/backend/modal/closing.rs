@@ -201,9 +201,10 @@ impl Closing<'_> {
 
     /// Between two runs: the next one finds a fresh sandbox.
     async fn renew(&self, aging: LeaseId) {
-        let text = "the warm sandbox is soon too old for another run: a fresh one takes its place";
-        self.reporter.notice(Level::Info, "warm-replaced", text, None).await;
-        self.core.prewarm(&self.core.settings.common, self.request, Prewarm::Renewal(aging));
+        if self.core.prewarm(self.request, Prewarm::Renewal(aging)) {
+            let text = "the warm sandbox is soon too old for another run: a fresh one takes its place";
+            self.reporter.notice(Level::Info, "warm-replaced", text, None).await;
+        }
     }
 
     async fn records(&self) -> Option<Records> {

@@ -14,22 +14,23 @@ use super::backend::all;
 use super::definition::Parts;
 use super::generation;
 use super::ids::Used;
-use super::launch::{Launch, Need, Running};
+use super::launch::{Launch, Running};
 use super::link::Link;
 use super::opening::{Opened, Opening, check_folder};
+use super::prewarm::Need;
 use super::resolve;
 use super::tree::{Delta, MountContext, Mounted, MountedBefore, Walked};
 use super::trouble::Trouble;
 use super::warm::{self, Stay, Use};
 use crate::backend::{BoxFuture, CancelLevel, CancelSource, Failure, Keep, OpenRequest, StopReason};
 use crate::domain::Cause;
-use crate::event::{Step, StepOutcome, now_ms};
+use crate::event::now_ms;
 use crate::store::journal::SandboxKind;
 use crate::store::journal::warm::WarmKey;
 use crate::workspace::tree::Manifest;
 
 /// What a sandbox is made from, but for the tree.
-struct Ground {
+struct Resolved {
     link: Link,
     app: String,
     image: String,
@@ -91,12 +92,12 @@ impl Opening<'_> {
             None => walked,
         };
         let prepared: BoxFuture<'_, Result<_, Trouble>> = Box::pin(self.prepare(used, walked));
-        let (ground, mounted) = self.until_stopped(prepared).await?;
+        let (resolved, mounted) = self.until_stopped(prepared).await?;
         let Mounted { mount, delta, manifest, .. } = mounted;
-        let parts = ground.with_mount(mount);
-        let running = self.launch(&ground.link, &parts, self.request, Need::Run).await?;
+        let parts = resolved.with_mount(mount);
+        let running = self.launch(&resolved.link, &parts, self.request, None).await?;
         let stay = self.request.keep.map(|keep| self.stay(keep, parts, manifest));
-        Ok(Opened { link: ground.link, running, delta, stay })
+        Ok(Opened { link: resolved.link, running, delta, stay })
     }
 
     /// The mount that a sandbox can be asked for with before the tree has been walked. One with a GPU is not risked.
@@ -157,14 +158,14 @@ impl Opening<'_> {
         request: &OpenRequest,
     ) -> Result<(Link, Parts, Running), Trouble> {
         let mut called_off = request.cancel.clone();
-        let ground = tokio::select! {
+        let resolved = tokio::select! {
             biased;
             _ = called_off.stopped() => return Err(Trouble::Stopped),
-            ground = self.ground(used) => ground?,
+            resolved = self.resolve(used) => resolved?,
         };
-        let parts = ground.with_mount(mounted.id.clone());
-        let running = self.launch(&ground.link, &parts, request, Need::Run).await?;
-        Ok((ground.link, parts, running))
+        let parts = resolved.with_mount(mounted.id.clone());
+        let running = self.launch(&resolved.link, &parts, request, None).await?;
+        Ok((resolved.link, parts, running))
     }
 
     /// The tree, and what it differs by from a mounted one; walked again when it changed meanwhile, once.
@@ -179,13 +180,8 @@ impl Opening<'_> {
         let sources = self.sources();
         let walked = sources.walk(self.reporter).await?;
         check_folder(self.request, &walked.manifest)?;
-        let step = self.reporter.begin(Step::Sync, walked.label()).await;
-        let delta = sources.change_since(mounted, &walked)?;
-        let Some(delta) = delta else { return Ok((None, walked)) };
-        let outcome = if delta.changes == 0 { StepOutcome::Cached } else { StepOutcome::Done };
-        self.reporter.progress(Step::Sync, delta.bytes.len() as u64, None, delta.label()).await;
-        self.reporter.end(step, outcome).await;
-        Ok((Some(delta), walked))
+        let delta = self.tell_change(&walked, || sources.change_since(mounted, &walked)).await?;
+        Ok((delta, walked))
     }
 
     async fn until_stopped<T>(&self, work: BoxFuture<'_, Result<T, Trouble>>) -> Result<T, Trouble> {
@@ -202,7 +198,7 @@ impl Opening<'_> {
         link: &Link,
         parts: &Parts,
         request: &OpenRequest,
-        need: Need,
+        need: Option<Need>,
     ) -> Result<Running, Trouble> {
         let prices = self.shared.rates.prices().await;
         let launch = Launch {
@@ -246,24 +242,24 @@ impl Opening<'_> {
                 return Ok(None);
             }
             let Some(holds) = sources.tree_of(&mounted).await else { return Ok(None) };
-            Ok(Some((self.ground(used).await?, mounted, holds)))
+            Ok(Some((self.resolve(used).await?, mounted, holds)))
         };
-        let Some((ground, mounted, holds)) = self.until_stopped(Box::pin(asking)).await? else {
+        let Some((resolved, mounted, holds)) = self.until_stopped(Box::pin(asking)).await? else {
             return Ok(None);
         };
-        self.unclaimed(ground, mounted.id, holds, need).await.map(Some)
+        self.unclaimed(resolved, mounted.id, holds, need).await.map(Some)
     }
 
     /// A sandbox with the tree as it is now.
     pub(super) async fn walked(&self, used: &Used) -> Result<Unclaimed, Trouble> {
-        let (ground, mounted) = self.until_stopped(Box::pin(self.prepare(used, None))).await?;
+        let (resolved, mounted) = self.until_stopped(Box::pin(self.prepare(used, None))).await?;
         let mount = mounted.mount.clone();
-        self.unclaimed(ground, mount, mounted.holds(), Need::Coming).await
+        self.unclaimed(resolved, mount, mounted.holds(), Need::Coming).await
     }
 
     async fn unclaimed(
         &self,
-        ground: Ground,
+        resolved: Resolved,
         mount: String,
         holds: Manifest,
         need: Need,
@@ -271,14 +267,14 @@ impl Opening<'_> {
         let Some(keep) = self.request.keep else {
             return Err(Failure::new(Cause::Infra, "a sandbox that is not kept is not made ahead").into());
         };
-        let parts = ground.with_mount(mount);
-        let running = self.launch(&ground.link, &parts, self.request, need).await?;
+        let parts = resolved.with_mount(mount);
+        let running = self.launch(&resolved.link, &parts, self.request, Some(need)).await?;
         let stay = self.stay(keep, parts, holds.clone());
-        Ok(Unclaimed { link: ground.link, running, stay, holds })
+        Ok(Unclaimed { link: resolved.link, running, stay, holds })
     }
 
     /// Everything that a sandbox is made from, all at once as far as one thing does not need another.
-    async fn prepare(&self, used: &Used, walked: Option<Walked>) -> Result<(Ground, Mounted), Trouble> {
+    async fn prepare(&self, used: &Used, walked: Option<Walked>) -> Result<(Resolved, Mounted), Trouble> {
         let sources = self.sources();
         let mounting = async {
             let link = self.shared.link(&self.core.settings);
@@ -292,10 +288,10 @@ impl Opening<'_> {
             check_folder(self.request, &mounted.manifest)?;
             Ok(mounted)
         };
-        tokio::try_join!(Box::pin(self.ground(used)), Box::pin(mounting))
+        tokio::try_join!(Box::pin(self.resolve(used)), Box::pin(mounting))
     }
 
-    async fn ground(&self, used: &Used) -> Result<Ground, Trouble> {
+    async fn resolve(&self, used: &Used) -> Result<Resolved, Trouble> {
         let link = self.shared.reach(&self.core.settings, self.reporter).await?;
         self.sweep(link);
         self.shared.rates.refresh(link, &self.core.aside, &self.core.leaving).await;
@@ -311,7 +307,7 @@ impl Opening<'_> {
             )
         };
         let (app, image, (), secrets, volumes) = link.board.telling(self.reporter, Box::pin(work)).await?;
-        Ok(Ground { link: link.clone(), app, image, secrets, volumes })
+        Ok(Resolved { link: link.clone(), app, image, secrets, volumes })
     }
 
     /// Only the second generation of sandboxes needs it.
@@ -324,7 +320,7 @@ impl Opening<'_> {
     }
 }
 
-impl Ground {
+impl Resolved {
     fn with_mount(&self, mount: String) -> Parts {
         let Self { app, image, secrets, volumes, .. } = self;
         Parts {

@@ -16,6 +16,7 @@ use super::error::{ErrorKind, ModalError};
 use super::generation;
 use super::link::{Link, insecure_router};
 use super::method::client;
+use super::prewarm::Need;
 use super::purse::{self, Purse};
 use super::quote::{Prices, Quote};
 use super::refusal;
@@ -63,18 +64,8 @@ pub(super) struct Launch<'a> {
     pub(super) parts: &'a Parts,
     pub(super) prices: &'a Prices,
     pub(super) worktree: String,
-    pub(super) need: Need,
-}
-
-/// Who wants the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// A run.
-    Run,
-    /// A run that will come.
-    Coming,
-    /// A run that may come: the sandbox is paid from `budget.prewarm_per_day`.
-    Expected,
+    /// Where no run has asked for the sandbox.
+    pub(super) need: Option<Need>,
 }
 
 /// A sandbox whose router answers.
@@ -215,12 +206,12 @@ impl Launch<'_> {
     fn hold(&self, quote: &Quote, lifetime: Duration) -> Result<Hold, Failure> {
         let purse = &self.ground.purse;
         match (self.need, self.request.keep) {
-            (Need::Expected, Some(keep)) => purse.hold_expected(quote, keep.idle),
-            (Need::Expected | Need::Coming, _) => {
+            (Some(Need::Expected), Some(keep)) => purse.hold_expected(quote, keep.idle),
+            (Some(_), _) => {
                 let hold = purse.hold(&self.request.job, quote, lifetime)?;
                 Ok(Hold { need: ledger::Need::Coming, ..hold })
             }
-            (Need::Run, _) => purse.hold(&self.request.job, quote, lifetime),
+            (None, _) => purse.hold(&self.request.job, quote, lifetime),
         }
     }
 

@@ -68,7 +68,7 @@ pub mod wire;
 pub use backend::{ImageBuild, ModalBackend, ModalSettings, Reuse};
 pub use common::Common;
 pub use definition::lifetime;
-pub use launch::Need;
 pub use link::Access;
+pub use prewarm::{Ahead, Need};
 pub use terminal::TerminalKind;
 pub use variables::Color;

@@ -35,7 +35,7 @@ use crate::event::{Level, Step, StepOutcome};
 use crate::store::Journal;
 use crate::store::journal::warm::{Claim, WarmKey, Worn};
 use crate::store::journal::{JournalError, Lease, tag};
-use crate::workspace::tree::Manifest;
+use crate::workspace::tree::{Manifest, TreeError};
 
 /// How long a kept sandbox may take to be connected to. It runs already, unlike a fresh one.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -119,10 +119,15 @@ impl Opening<'_> {
                 kept = reusing => kept,
             }
         };
-        if let Some(held) = held.take()
-            && let Err(error) = self.unclaim(held.sandbox.lease).await
-        {
-            tracing::debug!(%error, "a kept sandbox is left to the next sweep");
+        match held.take() {
+            Some(held) if held.record.word.is_some() => {
+                if let Err(error) = self.unclaim(held.sandbox.lease).await {
+                    tracing::debug!(%error, "a kept sandbox is left to the next sweep");
+                }
+            }
+            // Nothing has ever run in it.
+            Some(held) => self.end(held.sandbox),
+            None => {}
         }
         kept
     }
@@ -138,6 +143,8 @@ impl Opening<'_> {
             if let Some(coming) = coming
                 && !self.journal().has_parked(definition).await.unwrap_or(false)
             {
+                // Says so itself when it takes long.
+                self.shared.reach(&self.core.settings, self.reporter).await?;
                 self.until_there(coming).await;
                 // Nothing came: what was in the way is for a fresh one to meet, and to tell.
                 if !self.journal().has_any_parked(definition).await.unwrap_or(false) {
@@ -151,6 +158,8 @@ impl Opening<'_> {
         let (link, router) = match claimed {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Kept::None(Some(walked))),
+            // A fresh one would not be reached either.
+            Err(trouble) if self.shared.link.get().is_none() => return Err(trouble),
             Err(trouble) => {
                 tracing::debug!(?trouble, "no kept sandbox is used");
                 return Ok(Kept::None(Some(walked)));
@@ -158,16 +167,12 @@ impl Opening<'_> {
         };
         check_folder(self.request, &walked.manifest)?;
         let record = &held.as_ref().expect("it was just claimed").record;
-        let step = self.reporter.begin(Step::Sync, walked.label()).await;
-        let delta = sources.change_of(&record.held(), &walked)?;
+        let delta = self.tell_change(&walked, || sources.change_of(&record.held(), &walked)).await?;
         let Held { sandbox, record, key } = held.take().expect("as before");
         let Some(delta) = delta else {
             self.discard(sandbox, "lacks too much of what has changed").await;
             return Ok(Kept::None(Some(walked)));
         };
-        let outcome = if delta.changes == 0 { StepOutcome::Cached } else { StepOutcome::Done };
-        self.reporter.progress(Step::Sync, delta.bytes.len() as u64, None, delta.label()).await;
-        self.reporter.end(step, outcome).await;
         let stay = Stay {
             keep,
             key,
@@ -186,6 +191,20 @@ impl Opening<'_> {
             delta: Some(delta).filter(|delta| delta.changes > 0),
             stay: Some(stay),
         })))
+    }
+
+    /// What has to be sent, as a step of the run.
+    pub(super) async fn tell_change(
+        &self,
+        walked: &Walked,
+        compare: impl FnOnce() -> Result<Option<Delta>, TreeError>,
+    ) -> Result<Option<Delta>, Trouble> {
+        let step = self.reporter.begin(Step::Sync, walked.label()).await;
+        let Some(delta) = compare()? else { return Ok(None) };
+        let outcome = if delta.changes == 0 { StepOutcome::Cached } else { StepOutcome::Done };
+        self.reporter.progress(Step::Sync, delta.bytes.len() as u64, None, delta.label()).await;
+        self.reporter.end(step, outcome).await;
+        Ok(Some(delta))
     }
 
     /// One is being made already.

@@ -23,7 +23,6 @@ use super::common::Common;
 use super::control_plane::CallOptions;
 use super::fresh::Unclaimed;
 use super::ids::Used;
-use super::launch::Need;
 use super::opening::Opening;
 use super::reporter::Reporter;
 use super::sandbox::{Haste, Sandbox};
@@ -47,14 +46,27 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long the end of what was called off is waited for after a run; the rest is left to the next sweep.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is made ahead.
+/// What a run that may begin soon finds ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// What it takes to ask for a sandbox.
+    Connection,
+    Sandbox(Need),
+}
+
+/// How sure it is that a run needs a sandbox that none has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A run will come.
+    Coming,
+    /// A run may come: the sandbox is paid from `budget.prewarm_per_day`.
+    Expected,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prewarm {
-    /// No sandbox: what it takes to ask for one.
-    Connection,
-    /// A sandbox for a run that may begin soon.
-    NextRun(Need),
-    /// One in the place of another that is getting too old.
+    NextRun(Ahead),
+    /// A sandbox in the place of another that is getting too old.
     Renewal(LeaseId),
 }
 
@@ -89,7 +101,8 @@ impl Prewarming {
     /// where nothing is made.
     pub(super) fn coming(&self, definition: &str) -> Option<CancellationToken> {
         let under_way = self.under_way();
-        let found = under_way.get(definition).filter(|found| found.what != Prewarm::Connection)?;
+        let found =
+            under_way.get(definition).filter(|found| found.what != Prewarm::NextRun(Ahead::Connection))?;
         Some(found.ready.clone())
     }
 
@@ -151,14 +164,15 @@ impl Prewarming {
 }
 
 impl Core {
-    /// Begins to make a sandbox, unless one is made for the same runs already. Returns at once.
-    pub(super) fn prewarm(&self, common: &Common, request: &OpenRequest, what: Prewarm) {
-        let Ok(shared) = self.shared() else { return };
+    /// Begins, unless something is made for the same runs already; whether it has begun. Returns at once.
+    pub(super) fn prewarm(&self, request: &OpenRequest, what: Prewarm) -> bool {
+        let Ok(shared) = self.shared() else { return false };
+        let common = &self.settings.common;
         let definition = shared.definition(&self.settings, request);
         let prewarming = common.prewarming();
         let mut all = prewarming.under_way();
         if prewarming.tasks.is_closed() || all.contains_key(&definition) {
-            return;
+            return false;
         }
         let core = self.beside();
         let under_way = UnderWay {
@@ -174,6 +188,7 @@ impl Core {
         let making = Making::new(core, request, what, under_way.call_off.watch());
         let gone = Gone { common: common.clone(), definition, under_way };
         prewarming.tasks.spawn(async move { making.run(&gone.definition, &gone.under_way).await });
+        true
     }
 }
 
@@ -214,7 +229,7 @@ impl Making {
             Ok(Some(lease)) => {
                 let old = match &self.what {
                     Prewarm::Renewal(old) => self.take_parked(definition, old).await,
-                    Prewarm::NextRun(_) | Prewarm::Connection => None,
+                    Prewarm::NextRun(_) => None,
                 };
                 under_way.ready.cancel();
                 self.end(old).await;
@@ -258,14 +273,14 @@ impl Making {
         definition: &str,
     ) -> Result<Option<Unclaimed>, Trouble> {
         match &self.what {
-            Prewarm::NextRun(need) => {
+            Prewarm::NextRun(Ahead::Sandbox(need)) => {
                 if self.core.settings.journal.has_parked(definition).await.unwrap_or(true) {
                     return Ok(None);
                 }
                 opening.unwalked(used, *need).await
             }
             Prewarm::Renewal(_) => opening.walked(used).await.map(Some),
-            Prewarm::Connection => Ok(None),
+            Prewarm::NextRun(Ahead::Connection) => Ok(None),
         }
     }
 

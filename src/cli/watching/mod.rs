@@ -34,7 +34,6 @@ use super::context::Context;
 use super::error::CommandError;
 use super::execution::{self, Execution, LeftBehind, Wishes};
 use super::keyboard::{Key, Keyboard};
-use super::modal;
 use super::printer::{Format, write_stderr};
 use super::runtime;
 use super::signals::{Change, Display, IgnoredSignals, Signals};
@@ -79,6 +78,7 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
             access: None,
             common: common(context, &folder),
         };
+        let left_ahead = execution::left_ahead(&execution.common);
         let watcher = Watcher {
             execution,
             keyboard: &keyboard,
@@ -88,9 +88,9 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
             verdict: Cell::new(None),
             places: RefCell::default(),
             line: Line::new(context, if keyboard.is_there() { Keys::Shown } else { Keys::None }),
-            left_behind: RefCell::new(Box::new(Vec::new)),
+            left_behind: RefCell::new(left_ahead),
         };
-        let left = || watcher.left_behind();
+        let left = || watcher.left_behind.borrow()();
         let display = Display { keyboard: &keyboard, on_change: &|change| watcher.line.changed(change) };
         tokio::select! {
             () = async {
@@ -249,14 +249,6 @@ impl Watcher<'_> {
             None => jobs.all(|job| certain(job) == Some(Place::Modal)),
         };
         if all_on_modal { Place::Local } else { Place::Modal }
-    }
-
-    /// What the last run, and what was begun ahead of the next, leave when accel leaves at once.
-    fn left_behind(&self) -> Vec<String> {
-        let ahead = self.execution.common.held();
-        let all: BTreeSet<String> =
-            self.left_behind.borrow()().into_iter().chain(ahead.iter().map(modal::left_behind)).collect();
-        all.into_iter().collect()
     }
 
     async fn run_shown(&self, plan: &Arc<Plan>, run: &Run) -> Result<engine::Summary, CommandError> {
