@@ -297,20 +297,21 @@ pub fn watched<T>(
     work: impl AsyncFnOnce(event::Emitter, &CancelSource) -> T,
 ) -> Result<T, CommandError> {
     let source = Arc::new(CancelSource::default());
-    let done = runtime.block_on(async {
+    runtime.block_on(async {
         let (emitter, shown) = show(context, &mut beside, &source)?;
         let signals = Signals::listen(IgnoredSignals::of_this_process()).map_err(cannot_start)?;
         let keyboard = Keyboard::none();
         let display = Display { keyboard: &keyboard, on_change: &|_| {} };
-        let done = tokio::select! {
-            done = work(emitter, &source) => done,
-            never = signals.raise(&source, supervisor, display, &beside.left_behind) => never,
+        let shown_to_the_end = async {
+            let done = work(emitter, &source).await;
+            shown.finish(context).await;
+            done
         };
-        Ok::<_, CommandError>((done, shown))
-    });
-    let (done, shown) = done?;
-    shown.finish(context);
-    Ok(done)
+        Ok(tokio::select! {
+            done = shown_to_the_end => done,
+            never = signals.raise(&source, supervisor, display, &beside.left_behind) => never,
+        })
+    })
 }
 
 fn cannot_start(error: std::io::Error) -> CommandError {
@@ -322,8 +323,8 @@ pub struct Shown(sink::SinkThread);
 
 impl Shown {
     /// Waits until all has been shown; every emitter has to be gone.
-    pub fn finish(self, context: &Context<'_>) {
-        for failure in self.0.join() {
+    pub async fn finish(self, context: &Context<'_>) {
+        for failure in self.0.join().await {
             context.printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
         }
     }

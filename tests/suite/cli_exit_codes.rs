@@ -128,6 +128,27 @@ fn a_third_signal_leaves_at_once() {
     drop(unread);
 }
 
+/// The job is over, and what it wrote still waits for a reader. Three kinds of signal, since two of one kind at
+/// once are one.
+#[test]
+fn signals_are_heard_while_the_last_output_waits_for_its_reader() {
+    let world = World::new().file(
+        "accel.toml",
+        "version = 1\n[jobs.chatty]\nrun = \"echo $$ > pid.new; mv pid.new pid; yes | head -c 200000\"\n",
+    );
+    let (unread, stdout) = std::io::pipe().unwrap();
+    let same_pipe = stdout.try_clone().unwrap();
+    let mut running = world.accel(["run", "--json", "chatty"]).stdout_to(stdout).spawn();
+    wait_until(|| !is_writable(&same_pipe) && world.exists("pid"), || "the pipe is full".to_owned());
+    let job = format!("/proc/{}", world.read("pid").trim());
+    wait_until(|| !std::path::Path::new(&job).exists(), || "the job ends".to_owned());
+    running.signal(Signal::INT).signal(Signal::TERM).signal(Signal::HUP);
+    let finished = running.finish();
+    finished.stderr_has("leaving at once");
+    assert!([129, 130, 143].contains(&finished.status.code().unwrap()), "{finished:?}");
+    drop(unread);
+}
+
 fn is_writable(pipe: &std::io::PipeWriter) -> bool {
     let mut asked = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::OUT)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };

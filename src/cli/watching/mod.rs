@@ -257,7 +257,7 @@ impl Watcher<'_> {
         *self.left_behind.borrow_mut() = prepared.left_behind();
         let (emitter, shown) = execution::show(context, &mut prepared.beside(), self.quit)?;
         let summary = prepared.run(emitter, run.cancel.clone()).await;
-        shown.finish(context);
+        shown.finish(context).await;
         prepared.mention_unheard_of();
         summary
     }
