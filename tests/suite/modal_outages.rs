@@ -1,11 +1,12 @@
 //! Connections that are dead and do not know it: a partition in the middle of the output, a laptop that slept or a cut. The output goes on byte for byte, the command runs once; or the sandbox's own end is told.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use accel::backend::BoxFuture;
 use accel::backend::modal::clock::Clock;
+use accel::domain::Cause;
 use accel::event::{Event, Verdict};
 use accel::net::KeepAlive;
 
@@ -227,4 +228,46 @@ fn a_start_that_is_not_answered_for_long_is_sent_again_and_the_command_runs_once
     let project = kept(Arc::new(QuickClock::default()));
     project.modal.fail("TaskExecStart", (0..14).map(|_| Fault::Disconnected));
     assert_kept(&project, &project.run("lines"), "once\nonce\nsecond\n");
+}
+
+/// Counts the pauses between two attempts.
+#[derive(Default)]
+struct CountingClock {
+    quick: QuickClock,
+    pauses: AtomicUsize,
+}
+
+impl Clock for CountingClock {
+    fn now(&self) -> Duration {
+        self.quick.now()
+    }
+
+    fn awake(&self) -> Instant {
+        self.quick.awake()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+        self.quick.sleep(duration)
+    }
+
+    fn fraction(&self) -> f64 {
+        self.quick.fraction()
+    }
+}
+
+#[test]
+fn jobs_beside_each_other_try_once_to_reach_a_server_that_is_not_there() {
+    let job = "[jobs.a]\nrun = 'true'\n[jobs.b]\nrun = 'true'\n[jobs.both]\nneeds = ['a', 'b']\n";
+    let pauses = ["a", "both"].map(|asked| {
+        let clock = Arc::new(CountingClock::default());
+        let config = format!("version = 1\n[project]\nname = 'demo'\n{job}");
+        let mut project = Project::new(&config, Arc::clone(&clock) as Arc<dyn Clock>);
+        project.server = Some("http://127.0.0.1:9".to_owned());
+        let done = project.run(asked);
+        let Verdict::Errored { cause, .. } = done.verdict else { panic!("{done:?}") };
+        assert_eq!(cause, Cause::Unreachable);
+        clock.pauses.load(Ordering::Relaxed)
+    });
+    assert!(pauses[0] > 0 && pauses[0] == pauses[1], "{pauses:?}");
 }

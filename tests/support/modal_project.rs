@@ -30,6 +30,8 @@ use crate::fake_modal::FakeModal;
 pub struct Project {
     folder: tempfile::TempDir,
     pub modal: FakeModal,
+    /// Where accel looks for Modal, if elsewhere.
+    pub server: Option<String>,
     pub clock: Arc<dyn Clock>,
     pub network: NetworkSettings,
     pub limits: Limits,
@@ -51,8 +53,8 @@ impl Project {
     pub fn new(config: &str, clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (modal, network, limits) = (FakeModal::serve(), NetworkSettings::default(), Limits::default());
-        let project =
-            Self { folder, modal, clock, network, limits, common: Common::default(), runtime: runtime() };
+        let (common, runtime) = (Common::default(), runtime());
+        let project = Self { folder, modal, server: None, clock, network, limits, common, runtime };
         std::fs::create_dir(project.root()).unwrap();
         project.write("accel.toml", config);
         project
@@ -84,8 +86,9 @@ impl Project {
     }
 
     fn settings(&self, plan: &accel::plan::spec::Plan) -> ModalSettings {
-        let variables: BTreeMap<String, String> =
+        let mut variables: BTreeMap<String, String> =
             self.modal.variables().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        variables.extend(self.server.clone().map(|server| ("MODAL_SERVER_URL".to_owned(), server)));
         let access = Access {
             settings: Settings::load(Path::new("none"), None, &variables),
             config_path: "none".into(),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::backend::ModalSettings;
 use super::ids::Ids;
@@ -91,6 +92,8 @@ pub(super) fn memory_key(account: &str, environment: Option<&str>) -> String {
 /// Made when the first job comes.
 pub(super) struct Shared {
     pub(super) link: OnceCell<Link>,
+    /// When connecting failed last, and why.
+    failed: Mutex<Option<(Instant, Failure)>>,
     pub(super) ids: Ids,
     pub(super) account: String,
     /// For what is kept between runs besides ids; `None` when there is no such folder.
@@ -113,6 +116,7 @@ impl Shared {
         });
         Self {
             link: OnceCell::new(),
+            failed: Mutex::default(),
             rates: Rates::new(remembered.clone()),
             ids: Ids::new(remembered),
             account,
@@ -138,9 +142,31 @@ impl Shared {
         self.routers.lock().unwrap_or_else(PoisonError::into_inner).remove(lease)
     }
 
+    /// Of many who ask at once one connects; where that fails it has failed for all of them.
     pub(super) async fn link(&self, settings: &ModalSettings) -> Result<&Link, Trouble> {
-        let target = settings.target.environment.as_deref();
-        self.link.get_or_try_init(|| settings.access.connect(self.memory.clone(), target)).await
+        let asked = Instant::now();
+        let connect = async || {
+            let failed = self.failed_since(asked);
+            if let Some(failure) = failed {
+                return Err(Trouble::Failure(failure));
+            }
+            let target = settings.target.environment.as_deref();
+            let connected = settings.access.connect(self.memory.clone(), target).await;
+            connected.map_err(|trouble| self.note_failed(trouble))
+        };
+        self.link.get_or_try_init(connect).await
+    }
+
+    fn failed_since(&self, moment: Instant) -> Option<Failure> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().filter(|(at, _)| *at > moment).map(|(_, failure)| failure.clone())
+    }
+
+    fn note_failed(&self, trouble: Trouble) -> Trouble {
+        let failure = trouble.into_failure();
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed = Some((Instant::now(), failure.clone()));
+        Trouble::Failure(failure)
     }
 
     /// As [`link`](Self::link), and says so when it takes long.
