@@ -319,12 +319,16 @@ fn cannot_start(error: std::io::Error) -> CommandError {
 }
 
 /// The running thread that shows events.
-pub struct Shown(sink::SinkThread);
+pub struct Shown {
+    thread: sink::SinkThread,
+    end: event::End,
+}
 
 impl Shown {
     /// Waits until all has been shown; every emitter has to be gone.
     pub async fn finish(self, context: &Context<'_>) {
-        for failure in self.0.join().await {
+        self.end.reached().await;
+        for failure in self.thread.join() {
             context.printer.error(&format!("cannot write to {}: {}", failure.sink, failure.error), &[]);
         }
     }
@@ -336,14 +340,15 @@ pub fn show(
     beside: &mut Beside,
     source: &Arc<CancelSource>,
 ) -> Result<(event::Emitter, Shown), CommandError> {
-    let (emitter, receiver) = event::channel();
+    let (emitter, mut receiver) = event::channel();
+    let end = receiver.end();
     let stop = stop_unread(source);
     let shown = sink(&context.printer, context.ambient, beside.step_logs, stop).map_err(cannot_start)?;
     let mut sinks = vec![shown];
     sinks.extend(std::mem::take(&mut beside.sinks));
     let secrets = std::mem::take(&mut beside.secrets);
     let thread = sink::start(receiver, sinks, secrets).map_err(cannot_start)?;
-    Ok((emitter, Shown(thread)))
+    Ok((emitter, Shown { thread, end }))
 }
 
 /// Nobody wants what nobody reads.

@@ -45,6 +45,20 @@ pub struct Receiver {
     waiting: Vec<oneshot::Sender<()>>,
     /// Made when a sink first wants to be called after a while.
     timer: Option<Runtime>,
+    /// Let go of with the rest.
+    at_end: Option<oneshot::Sender<()>>,
+}
+
+/// When a receiver is gone.
+#[derive(Debug)]
+pub struct End(oneshot::Receiver<()>);
+
+impl End {
+    /// Waits for it. Whoever shows events may wait for a reader for ever, so signals have to be heard meanwhile.
+    pub async fn reached(self) {
+        // An error says the same: the other half was let go of.
+        let _ = self.0.await;
+    }
 }
 
 /// What [`Receiver::try_next`] found.
@@ -60,7 +74,8 @@ pub enum Delivery {
 
 pub fn channel() -> (Emitter, Receiver) {
     let (sender, messages) = mpsc::channel(CHANNEL_CAPACITY);
-    (Emitter { sender, side: None, valve: None }, Receiver { messages, waiting: Vec::new(), timer: None })
+    let receiver = Receiver { messages, waiting: Vec::new(), timer: None, at_end: None };
+    (Emitter { sender, side: None, valve: None }, receiver)
 }
 
 impl Emitter {
@@ -99,6 +114,13 @@ impl Emitter {
 }
 
 impl Receiver {
+    /// For whoever hands it away. The one asked for last counts.
+    pub fn end(&mut self) -> End {
+        let (at_end, end) = oneshot::channel();
+        self.at_end = Some(at_end);
+        End(end)
+    }
+
     /// The next event; `None` once every emitter is gone. Asking for it says that all before was shown.
     pub async fn recv(&mut self) -> Option<Stamped> {
         loop {

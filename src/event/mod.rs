@@ -13,7 +13,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, Receiver, Valve, channel, now_ms};
+pub use channel::{CHANNEL_CAPACITY, Delivery, Emitter, End, Receiver, Valve, channel, now_ms};
 pub use cost::{Cost, Quote, RecordedCost};
 
 use crate::domain::{Cause, Exit, JobId, Place, Stream};

@@ -3,8 +3,6 @@
 use std::io;
 use std::thread::{self, JoinHandle};
 
-use tokio::sync::oneshot;
-
 use super::mask::Masking;
 use super::{Sink, SinkError};
 use crate::event::{Delivery, Event, Level, Receiver, Stamped, now_ms};
@@ -19,31 +17,19 @@ pub struct SinkFailure {
 
 /// The running thread; it ends when every emitter is gone.
 #[derive(Debug)]
-pub struct SinkThread {
-    thread: JoinHandle<Vec<SinkFailure>>,
-    /// Resolves when the thread is at its end.
-    ended: oneshot::Receiver<()>,
-}
+pub struct SinkThread(JoinHandle<Vec<SinkFailure>>);
 
 impl SinkThread {
-    /// Waits until all has been shown. A reader that never reads keeps it waiting, so the caller goes on listening
-    /// to signals meanwhile.
-    pub async fn join(self) -> Vec<SinkFailure> {
-        // An error says the same: the thread let go of its end.
-        let _ = self.ended.await;
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    /// Waits until all has been shown.
+    pub fn join(self) -> Vec<SinkFailure> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
 /// Starts the one thread that feeds the sinks. None of them sees one of `secrets`.
 pub fn start(receiver: Receiver, sinks: Vec<Box<dyn Sink>>, secrets: Secrets) -> io::Result<SinkThread> {
-    let (at_end, ended) = oneshot::channel::<()>();
-    let thread = thread::Builder::new().name("sinks".to_owned()).spawn(move || {
-        // Held to the end, also when a sink panics.
-        let _at_end = at_end;
-        drive(receiver, sinks, secrets)
-    })?;
-    Ok(SinkThread { thread, ended })
+    let thread = thread::Builder::new().name("sinks".to_owned());
+    thread.spawn(move || drive(receiver, sinks, secrets)).map(SinkThread)
 }
 
 /// Feeds the sinks until every emitter is gone. Goes on reading when no sink is left, so that a run never waits
@@ -178,13 +164,12 @@ mod tests {
         let failing = Probe { seen: Arc::default(), handled: 0, fails: Some(kind) };
         let thread = start(receiver, vec![Box::new(failing), Box::new(healthy)], Secrets::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let failures = runtime.block_on(async move {
+        runtime.block_on(async move {
             for number in 0..1_000 {
                 emitter.emit(event(number)).await;
             }
-            drop(emitter);
-            thread.join().await
         });
+        let failures = thread.join();
         let seen = seen.lock().unwrap().clone();
         (seen, failures.iter().map(|failure| failure.sink).collect())
     }
@@ -218,8 +203,8 @@ mod tests {
                 emitter.shown().await;
                 assert_eq!(seen.lock().unwrap().len(), number + 1);
             }
-            drop(emitter);
-            assert!(thread.join().await.is_empty());
         });
+        drop(emitter);
+        assert!(thread.join().is_empty());
     }
 }
