@@ -16,7 +16,7 @@ use crate::backend::{Backend, Cancel, CancelLevel, CancelSource, StopReason};
 use crate::diag::ColorChoice;
 use crate::domain::Place;
 use crate::engine::{self, Backends, Jitter, OutputPolicy, Parallel, RunOptions};
-use crate::event;
+use crate::event::{self, Event};
 use crate::plan;
 use crate::plan::spec::{Plan, PlannedJob, RuleTarget};
 use crate::plan::warm::Habit;
@@ -349,6 +349,23 @@ pub fn show(
     let secrets = std::mem::take(&mut beside.secrets);
     let thread = sink::start(receiver, sinks, secrets).map_err(cannot_start)?;
     Ok((emitter, Shown { thread, end }))
+}
+
+/// Shows events that are no run's any more, by the jobs of this plan.
+pub async fn tell(
+    events: Vec<Event>,
+    plan: &Plan,
+    context: &Context<'_>,
+    source: &Arc<CancelSource>,
+) -> Result<(), CommandError> {
+    let (secrets, _) = secrets::known(plan, context.ambient);
+    let (emitter, shown) = show(context, &mut Beside::with_secrets(secrets), source)?;
+    for event in events {
+        emitter.emit(event).await;
+    }
+    drop(emitter);
+    shown.finish(context).await;
+    Ok(())
 }
 
 /// Nobody wants what nobody reads.

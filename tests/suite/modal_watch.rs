@@ -1,9 +1,13 @@
 //! `accel watch` on Modal: one sandbox for the loop, what a rerun asks of the server, and what becomes of the sandbox.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::fake_modal::{Death, FakeModal};
+use tonic::Code;
+
+use crate::fake_modal::{Death, FakeModal, Fault};
 use crate::terminal::Terminal;
+use crate::until::wait_until;
 use crate::world::{Running, Signal, World};
 
 /// Says what it saw, and where; with `wait` it does not end.
@@ -75,7 +79,8 @@ fn a_loop_has_one_sandbox_and_leaves_it_within_its_lease() {
     let kept = ids(&modal);
     // In the middle of the loop it is nobody else's to end.
     watch.world.accel(["prune"]).run().code(0).stdout_has("nothing to prune");
-    watch.world.accel(["ps"]).run().code(0).stdout_has("kept warm");
+    let listed = || watch.world.accel(["ps"]).run().code(0).stdout_text();
+    wait_until(|| listed().contains("kept warm"), listed);
     watch.save("7");
     assert_eq!(ids(&modal), kept);
     let (world, finished) = watch.ends();
@@ -99,6 +104,8 @@ fn a_rerun_after_a_save_is_a_call_or_two_over_connections_that_stand() {
     for number in 2..5 {
         modal.forget_calls();
         watch.save(&number.to_string());
+        // The job's, and that of putting the sandbox in order, which goes on after the verdict.
+        modal.wait_until(|| answered(&modal, "TaskExecWait") == 2);
         trips.push(modal.sequential_round_trips());
         let asked: Vec<_> = modal.calls().into_iter().map(|call| call.method).collect();
         // A run that takes longer than a second asks whether its sandbox lives.
@@ -110,6 +117,85 @@ fn a_rerun_after_a_save_is_a_call_or_two_over_connections_that_stand() {
     assert!(trips.iter().all(|trips| *trips <= 2), "{trips:?}");
     modal.delay(Duration::ZERO);
     leave_nothing(&modal, &watch.ends().0);
+}
+
+fn answered(modal: &FakeModal, method: &str) -> usize {
+    modal.calls_of(method).iter().filter(|call| call.code == Some(0)).count()
+}
+
+#[test]
+fn the_verdict_is_told_before_the_sandbox_is_in_order_and_who_leaves_need_not_wait_for_that() {
+    let modal = FakeModal::serve();
+    let mut watch = Loop::start(world(&modal, ""), &[]);
+    // The job's own is the first; those that follow would put the sandbox in order.
+    (2..50).for_each(|number| modal.fail_nth("TaskExecStart", number, Fault::Silence));
+    watch.save("2");
+    assert_eq!(modal.alive().len(), 1);
+    watch.running.signal(Signal::INT).wait_for_stderr("once more to end it instead").signal(Signal::INT);
+    watch.running.finish().code(130).stderr_lacks("may still run").stderr_lacks("leaving at once");
+    assert!(modal.alive().is_empty(), "{:?}", modal.alive());
+}
+
+#[test]
+fn q_and_q_again_leave_while_the_sandbox_is_not_in_order() {
+    let modal = FakeModal::serve();
+    let mut terminal = Terminal::start_in(world(&modal, ""), &["accel", "watch", "it", "--on", "modal"]);
+    terminal.shows("saw-1 in sb-").shows("m move");
+    (2..50).for_each(|number| modal.fail_nth("TaskExecStart", number, Fault::Silence));
+    terminal.world.write("data", "2\n");
+    terminal.shows("saw-2 in sb-").shows("m move");
+    terminal.types("q").shows("once more to end it instead").types("q").ends_with(0);
+    assert!(modal.alive().is_empty(), "{:?}", modal.alive());
+}
+
+#[test]
+fn what_is_saved_while_the_sandbox_is_put_in_order_is_run_in_it() {
+    for busy in ["queue", "restart", "ignore"] {
+        let modal = FakeModal::serve();
+        let world = world(&modal, &format!("watch.on_busy = '{busy}'\n"));
+        let mut watch = Loop::start(world, &[]);
+        let kept = ids(&modal);
+        modal.fail_nth("TaskExecStart", 2, Fault::Slow(Duration::from_millis(500)));
+        watch.save("2");
+        watch.save("3");
+        assert_eq!(ids(&modal), kept);
+        let (world, finished) = watch.ends();
+        finished.stderr_lacks("takes its place").stderr_lacks("once more");
+        leave_nothing(&modal, &world);
+    }
+}
+
+#[test]
+fn a_job_waits_for_the_sandbox_of_the_job_that_it_needs() {
+    let modal = FakeModal::serve();
+    let needs = "needs = ['first']\n[jobs.first]\nrun = 'echo \"first-$(cat data) in $MODAL_SANDBOX_ID\"'\n";
+    let mut watch = Loop::start(world(&modal, needs), &[]);
+    modal.fail_nth("TaskExecStart", 2, Fault::Slow(Duration::from_millis(500)));
+    watch.save("2");
+    let (world, finished) = watch.ends();
+    let sandboxes: BTreeSet<_> = finished
+        .stdout_text()
+        .lines()
+        .filter_map(|line| line.split_once(" in "))
+        .map(|(_, id)| id.trim_end_matches('.').to_owned())
+        .collect();
+    assert_eq!((sandboxes.len(), modal.sandboxes().len()), (1, 1), "{sandboxes:?}");
+    leave_nothing(&modal, &world);
+}
+
+#[test]
+fn a_sandbox_that_could_not_be_put_in_order_is_named_before_the_next_run() {
+    let modal = FakeModal::serve();
+    let mut watch = Loop::start(world(&modal, ""), &[]);
+    modal.fail_nth("TaskExecStart", 2, Fault::code(Code::InvalidArgument));
+    watch.save("2");
+    watch.save("3");
+    assert_eq!((modal.sandboxes().len(), modal.alive().len()), (2, 1));
+    let (world, finished) = watch.ends();
+    let told = finished.stderr_text();
+    let (_, later) = told.split_once("it: the sandbox is not kept: ").expect("it is told");
+    assert_eq!(later.matches(WAITS).count(), 1, "{told}");
+    leave_nothing(&modal, &world);
 }
 
 #[test]

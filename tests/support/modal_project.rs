@@ -129,22 +129,28 @@ impl Project {
             let source = CancelSource::default();
             let running = engine::run(plan, options(), backends, decide, emitter, source.watch());
             let listening = async {
-                let (mut stdout, mut notices) = (Vec::new(), Vec::new());
+                let (mut stdout, mut notices) = (Vec::new(), Vec::<String>::new());
                 while let Some(stamped) = events.recv().await {
                     watch(&stamped.event);
                     match stamped.event {
                         Event::Output { stream: Stream::Stdout, data, .. } => stdout.extend_from_slice(&data),
-                        Event::Notice { code, text, .. } => notices.push(format!("{code}: {text}")),
-                        _ => {}
+                        event => notices.extend(noticed(&event)),
                     }
                 }
                 (stdout, notices)
             };
             let (summary, (stdout, notices)) = tokio::join!(running, listening);
             backend.finish().await;
+            let settled = self.common.settled(source.watch()).await;
+            let notices = notices.into_iter().chain(settled.iter().filter_map(noticed)).collect();
             Done { verdict: summary.jobs[0].verdict.clone(), stdout, notices }
         })
     }
+}
+
+fn noticed(event: &Event) -> Option<String> {
+    let Event::Notice { code, text, .. } = event else { return None };
+    Some(format!("{code}: {text}"))
 }
 
 fn runtime() -> Runtime {

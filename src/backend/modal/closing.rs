@@ -1,4 +1,5 @@
-//! The end of a session whose sandbox is kept: settled, written down, parked. Whatever is in the way ends it instead.
+//! What becomes of a sandbox that is kept, after its session: settled, written down, parked. Whatever is in the way ends it
+//! instead.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -60,12 +61,12 @@ impl Closing<'_> {
         let mut cancel = self.request.cancel.clone();
         let settled = tokio::select! {
             biased;
-            settled = tokio::time::timeout(SETTLE, self.settle(&running, &stay, &mark)) => settled,
+            settled = tokio::time::timeout(SETTLE, self.settle(&running, stay, &mark)) => settled,
             // Whoever only stops the run may want the next one.
             _ = cancel.above(CancelLevel::Stop(StopReason::Terminate)) => return self.end(running).await,
         };
         let why = match settled {
-            Ok(Ok(record)) => return self.hand_on(running, stay, &record).await,
+            Ok(Ok((stay, record))) => return self.hand_on(running, stay, &record).await,
             Ok(Err(failure)) => failure.message,
             Err(_) => format!("looking through its files takes longer than {} s", SETTLE.as_secs()),
         };
@@ -100,15 +101,24 @@ impl Closing<'_> {
     }
 
     /// Asks the sandbox what the job left of the tree, and makes it ready for the next run.
-    async fn settle(&self, running: &Running, stay: &Stay, mark: &str) -> Result<Record, Failure> {
+    async fn settle(&self, running: &Running, stay: Stay, mark: &str) -> Result<(Stay, Record), Failure> {
         let word = new_word();
-        let edits = Edits::between(stay.record.as_ref().and_then(Record::list), &stay.tree);
+        let (stay, edits) = aside(move || {
+            let edits = Edits::between(stay.record.as_ref().and_then(Record::list), &stay.tree);
+            (stay, edits)
+        })
+        .await?;
         let argv = script::settle(&self.request.spec, mark, &word, &edits.text, edits.gone);
         fits(&argv)?;
         let said = self.ask(running, argv, edits.text.into()).await?;
-        let spoiled = judge(&said, &stay.tree)
+        let (stay, spoiled) = aside(move || {
+            let spoiled = judge(&said, &stay.tree);
+            (stay, spoiled)
+        })
+        .await?;
+        let spoiled = spoiled
             .ok_or_else(|| Failure::new(Cause::Infra, "what it says about its files is not understood"))?;
-        Ok(Record {
+        let record = Record {
             task: running.task.clone(),
             url: running.url.clone(),
             jwt: running.router.jwt(),
@@ -117,7 +127,8 @@ impl Closing<'_> {
             reuse_until_ms: stay.reuse_until_ms,
             listed: stay.tree.clone(),
             spoiled,
-        })
+        };
+        Ok((stay, record))
     }
 
     /// Runs a command of accel's own and returns what it says.
@@ -220,6 +231,12 @@ impl Closing<'_> {
             records.keep_only(&leases);
         }
     }
+}
+
+/// Off the thread that shows what runs: with many files it takes a while.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::new(Cause::Infra, format!("accel failed inside: {error}")))
 }
 
 async fn written(exec: &Exec, stdin: Bytes) -> Result<(), ModalError> {

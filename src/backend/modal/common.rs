@@ -18,10 +18,11 @@ use super::prewarm::Prewarming;
 use super::rates::Rates;
 use super::reporter::Reporter;
 use super::router::Router;
+use super::settling::Settling;
 use super::trouble::Trouble;
 use super::warm;
 use crate::backend::{Cancel, Failure, OpenRequest};
-use crate::event::Level;
+use crate::event::{Event, Level};
 use crate::store::Remembered;
 use crate::store::journal::warm::Parker;
 use crate::store::journal::{Entry, LeaseId};
@@ -37,6 +38,7 @@ struct State {
     started_over: Mutex<BTreeSet<String>>,
     parker: Option<Parker>,
     prewarming: Prewarming,
+    settling: Settling,
 }
 
 impl Common {
@@ -51,6 +53,16 @@ impl Common {
 
     pub(super) fn prewarming(&self) -> &Prewarming {
         &self.0.prewarming
+    }
+
+    pub(super) fn settling(&self) -> &Settling {
+        &self.0.settling
+    }
+
+    /// Before each run and after the last one: waits until what the run before has left is in order, or until `cancel`
+    /// has it ended. Returns what there is to tell about that.
+    pub async fn settled(&self, cancel: Cancel) -> Vec<Event> {
+        self.0.settling.done(cancel).await
     }
 
     /// Whether something is being made ahead of a run, or waits for one.

@@ -51,6 +51,7 @@ mod sandbox;
 mod script;
 mod session;
 pub mod settings;
+mod settling;
 pub mod standing;
 mod stdin;
 pub mod sweep;

@@ -103,6 +103,7 @@ impl Opening<'_> {
     /// A fault of the journal is like having nothing.
     async fn kept(&self, keep: Keep) -> Result<Kept, Trouble> {
         let definition = self.definition();
+        self.until_settled(&definition).await?;
         let coming = self.core.settings.common.prewarming().coming(&definition);
         if coming.is_none() && !self.journal().has_any_parked(&definition).await.unwrap_or(false) {
             self.note_started_over(&definition);
@@ -130,6 +131,23 @@ impl Opening<'_> {
             None => {}
         }
         kept
+    }
+
+    /// What was run before in the same sandbox may have left it to be put in order.
+    async fn until_settled(&self, definition: &str) -> Result<(), Trouble> {
+        let under_way = self.core.settings.common.settling().under_way(definition);
+        if under_way.is_empty() {
+            return Ok(());
+        }
+        let begun = self.reporter.begin(Step::Start, "putting the warm sandbox in order").await;
+        let mut cancel = self.request.cancel.clone();
+        tokio::select! {
+            biased;
+            () = all_of(&under_way) => {}
+            _ = cancel.stopped() => return Err(Trouble::Stopped),
+        }
+        self.reporter.end(begun, StepOutcome::Done).await;
+        Ok(())
     }
 
     async fn reuse(
@@ -392,6 +410,12 @@ impl Opening<'_> {
             account: format!("{} {}", self.shared.account, self.core.settings.target.app),
             input: if self.request.spec.tty { InputUse::OfTheJob } else { InputUse::Free },
         }
+    }
+}
+
+pub(super) async fn all_of(ends: &[CancellationToken]) {
+    for end in ends {
+        end.cancelled().await;
     }
 }
 

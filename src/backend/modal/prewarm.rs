@@ -23,7 +23,7 @@ use super::common::Common;
 use super::control_plane::CallOptions;
 use super::fresh::Unclaimed;
 use super::ids::Used;
-use super::opening::Opening;
+use super::opening::{Opening, all_of};
 use super::reporter::Reporter;
 use super::sandbox::{Haste, Sandbox};
 use super::trouble::Trouble;
@@ -274,6 +274,7 @@ impl Making {
     ) -> Result<Option<Unclaimed>, Trouble> {
         match &self.what {
             Prewarm::NextRun(Ahead::Sandbox(need)) => {
+                all_of(&self.core.settings.common.settling().under_way(definition)).await;
                 if self.core.settings.journal.has_parked(definition).await.unwrap_or(true) {
                     return Ok(None);
                 }

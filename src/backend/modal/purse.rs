@@ -43,6 +43,10 @@ impl Purse {
         Self { caps, prewarm, expected: Mutex::default() }
     }
 
+    pub(super) fn is_capped(&self) -> bool {
+        self.caps.any()
+    }
+
     /// By the job's earlier runs.
     pub fn expect(&self, job: &JobId, cost: Dollars) {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner).insert(job.clone(), cost);
@@ -50,7 +54,7 @@ impl Purse {
 
     /// What is held before the sandbox is asked for, of a sandbox that lives for `lifetime` at most.
     pub(super) fn hold(&self, job: &JobId, quote: &Quote, lifetime: Duration) -> Result<Hold, Failure> {
-        if let (true, Some(gpu)) = (self.caps.any(), &quote.unpriced) {
+        if let (true, Some(gpu)) = (self.is_capped(), &quote.unpriced) {
             return Err(refused(format!("the price of {gpu} is not known, so [budget] cannot be kept"))
                 .help(UNPRICED_HELP));
         }
@@ -92,7 +96,7 @@ impl Purse {
         ledger: Ledger,
         clock: &Arc<dyn Clock>,
     ) -> Option<Tab> {
-        self.caps.any().then(|| Tab {
+        self.is_capped().then(|| Tab {
             caps: self.caps,
             bill: Arc::new(Mutex::new(Bill::of(lease, quote))),
             ledger,

@@ -8,7 +8,6 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::backend::Core;
-use super::closing::Closing;
 use super::control_plane::ControlPlane;
 use super::error::{ErrorKind, ModalError};
 use super::exec::{Exec, Start};
@@ -25,6 +24,7 @@ use super::retry::RetryPolicy;
 use super::run::{Begun, Behind, Ended, Run, Unused};
 use super::sandbox::{Haste, Sandbox};
 use super::script::{self, Input, Words};
+use super::settling::Closed;
 use super::stdin::Feed;
 use super::terminal::{self, TerminalKind};
 use super::tree::Delta;
@@ -340,7 +340,6 @@ impl Session for ModalSession {
         Box::pin(async move {
             let Self { core, link, request, reporter, mut running, stay, fate, started, .. } = *self;
             let haste = haste(request.cancel.level());
-            let closing = Closing { core: &core, link: &link, request: &request, reporter: &reporter };
             let (lifetime, quote) = (started.elapsed(), running.quote.clone());
             let at_least = quote.of(lifetime);
             if stay.is_none() {
@@ -351,7 +350,9 @@ impl Session for ModalSession {
             let recording = async { recording?.await };
             let ending = async {
                 match (fate, stay) {
-                    (Fate::Runs, Some(stay)) if haste == Haste::Usual => closing.keep(running, stay).await,
+                    (Fate::Runs, Some(stay)) if haste == Haste::Usual => {
+                        Closed { core, link, request, running, stay }.keep(&reporter).await
+                    }
                     (Fate::Runs | Fate::Ended, _) => running.sandbox.end(haste).await,
                     (Fate::Terminated, _) => {
                         running.sandbox.settle(Settlement::Terminated).await;

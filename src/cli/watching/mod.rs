@@ -9,12 +9,13 @@ mod words;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::modal::Common;
-use crate::backend::{CancelLevel, CancelSource};
+use crate::backend::{Cancel, CancelLevel, CancelSource};
 use crate::base::exit_code;
 use crate::domain::{JobId, Place};
 use crate::engine;
@@ -41,6 +42,10 @@ use line::Line;
 use loader::Loader;
 use words::{Keys, Status};
 
+/// How long the end of a watch may take before it is explained.
+const UNSAID: Duration = Duration::from_secs(1);
+/// How much longer a sandbox may take to be put in order then.
+const PATIENCE: Duration = Duration::from_secs(10);
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J\x1b[3J";
 const BELL: &str = "\x07";
 
@@ -95,11 +100,10 @@ pub fn watch(args: &JobArgs, noticing: Noticing, command: &str, context: &Contex
         tokio::select! {
             () = async {
                 watch::follow(&watcher, following, rules, polling, quit.watch()).await;
-                watcher.execution.common.finish(quit.watch()).await;
+                watcher.finish().await;
             } => {}
             never = signals.raise(&quit, &supervisor, display, left) => never,
         }
-        watcher.line.give_way();
         watcher.execution.mention_left_ahead();
         Ok(match quit.level() {
             CancelLevel::Run | CancelLevel::Drain => 0,
@@ -142,6 +146,13 @@ impl Work for Watcher<'_> {
         let plan =
             Arc::new(loader::for_watching(self.plan.borrow().part(&run.jobs), self.execution.wishes.warm));
         self.announce(&run, &plan);
+        let mut cancel = run.cancel.clone();
+        tokio::select! {
+            biased;
+            () = self.until_settled(self.quit.watch()) => {}
+            // Called off before it began.
+            _ = cancel.stopped() => {}
+        }
         let has_terminal = plan.jobs.iter().any(|job| job.spec.tty);
         if has_terminal {
             self.keyboard.release();
@@ -260,6 +271,41 @@ impl Watcher<'_> {
         shown.finish(context).await;
         prepared.mention_unheard_of();
         summary
+    }
+
+    /// What the run before has left is put in order while its verdict is told already.
+    async fn until_settled(&self, cancel: Cancel) {
+        let told = self.execution.common.settled(cancel).await;
+        if told.is_empty() {
+            return;
+        }
+        let (plan, context) = (self.plan.borrow().clone(), self.execution.context);
+        if let Err(error) = execution::tell(told, &plan, context, self.quit).await {
+            error.print(&context.printer);
+        }
+    }
+
+    /// After the last run.
+    async fn finish(&self) {
+        let kill = CancelSource::default();
+        self.line.give_way();
+        tokio::select! {
+            biased;
+            () = self.until_settled(kill.watch()) => {}
+            never = self.quit.watch().relay(&kill) => match never {},
+            never = self.hurry(&kill) => match never {},
+        }
+        self.execution.common.finish(self.quit.watch()).await;
+    }
+
+    /// Says what is waited for, and waits not much longer.
+    async fn hurry(&self, kill: &CancelSource) -> Infallible {
+        tokio::time::sleep(UNSAID).await;
+        self.execution.context.printer.say(words::IN_ORDER);
+        let _ =
+            tokio::time::timeout(PATIENCE, async { while self.command().await != Command::Quit {} }).await;
+        kill.raise(CancelLevel::Kill);
+        std::future::pending().await
     }
 
     fn announce(&self, run: &Run, plan: &Plan) {

@@ -10,6 +10,10 @@ use crate::domain::{JobId, Place};
 use crate::sink::terminal::WORTH_A_CLOSING_LINE;
 use crate::watch::{Cause, Trigger};
 
+/// What the end of a watch waits for.
+pub const IN_ORDER: &str =
+    "putting the warm sandbox in order for the next time; once more to end it instead\n";
+
 /// Jobs named in one line; more are counted.
 const NAMED: usize = 4;
 /// Columns of a path in a line.
