@@ -3,7 +3,7 @@
 //! A [`Backend`] turns a sandbox spec into a [`Session`]; a session runs one command at a time and is consumed
 //! by closing it. A backend reads specs, never configuration; it emits steps, logs and output, never prints.
 //! What must stay true: whatever `open` began is ended by `close` or by `open`'s own failure; after `close`
-//! no process of the session lives, but for a warm sandbox within its lease.
+//! no command of the session lives, but for a warm sandbox within its lease, which may still be put in order.
 
 pub mod cancel;
 pub mod fake;

@@ -9,7 +9,7 @@
 //!
 //! With everything remembered only the last line is left; a changed tree travels with the start. In a kept sandbox
 //! ([`super::warm`]) only the start is left. What must stay true: whatever `open` began is ended, or kept, by the session's
-//! `close`, or ended by `open`'s own failure.
+//! `close` (in a loop once its run was told of, [`super::settling`]), or ended by `open`'s own failure.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
