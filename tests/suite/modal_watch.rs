@@ -105,7 +105,7 @@ fn a_rerun_after_a_save_is_a_call_or_two_over_connections_that_stand() {
         modal.forget_calls();
         watch.save(&number.to_string());
         // The job's, and that of putting the sandbox in order, which goes on after the verdict.
-        modal.wait_until(|| answered(&modal, "TaskExecWait") == 2);
+        modal.wait_until(|| modal.answered("TaskExecWait") == 2);
         trips.push(modal.sequential_round_trips());
         let asked: Vec<_> = modal.calls().into_iter().map(|call| call.method).collect();
         // A run that takes longer than a second asks whether its sandbox lives.
@@ -117,10 +117,6 @@ fn a_rerun_after_a_save_is_a_call_or_two_over_connections_that_stand() {
     assert!(trips.iter().all(|trips| *trips <= 2), "{trips:?}");
     modal.delay(Duration::ZERO);
     leave_nothing(&modal, &watch.ends().0);
-}
-
-fn answered(modal: &FakeModal, method: &str) -> usize {
-    modal.calls_of(method).iter().filter(|call| call.code == Some(0)).count()
 }
 
 #[test]

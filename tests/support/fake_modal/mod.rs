@@ -198,6 +198,11 @@ impl FakeModal {
         self.state().calls.iter().filter(|call| call.method == method).cloned().collect()
     }
 
+    /// How many calls of a method were answered well.
+    pub fn answered(&self, method: &str) -> usize {
+        self.calls_of(method).iter().filter(|call| call.code == Some(0)).count()
+    }
+
     /// Waits until this many calls have arrived, or the client is gone as `over` says.
     pub fn wait_for_calls(&self, count: usize, over: impl Fn() -> bool) {
         self.wait_until(|| self.state().calls.len() >= count || over());
