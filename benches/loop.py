@@ -13,8 +13,8 @@ takes the file on its standard input and goes on. Nobody watches the tree, hashe
 does not matter.
 
 Milliseconds are medians from just before the write: `start` to the command's first instruction, `verdict` to the moment
-at which the exit code is told, `ready` to when all is done for the next save, `hurried` to the start where the save
-comes with the verdict of the one before. `calls` are those that followed one another up to the verdict, each begun
+at which the exit code is told, `hurried` to the start where the save comes with the verdict of the one before, so that
+the sandbox is still being put in order. `calls` are those that followed one another up to the verdict, each begun
 after the answer to another one had come back. Absolute figures are of this machine on this day: compare the rows of one
 run.
 """
@@ -34,7 +34,7 @@ from pathlib import Path
 from upload import FILE_SIZE, ROOT, Server, make_tree
 from watch import compiled, lines, wait_for
 
-PAUSE = 0.3
+PAUSE = 2  # until a sandbox with a large tree is in order
 DISTINCT = 100  # contents, so that the first run does not send them all
 BY_HAND = """
 import sys, modal
@@ -89,10 +89,10 @@ class Listener:
 
 
 class Loop:
-    """A process that runs the command after each save; `verdict` and `ready` are parts of what it prints."""
+    """A process that runs the command after each save; `verdict` is part of what it prints then, `ready` before."""
 
     def __init__(self, command, tree, variables, verdict, ready, told):
-        self.verdict, self.ready, self.told = verdict, ready, told
+        self.verdict, self.told = verdict, told
         self.process = subprocess.Popen(
             command, cwd=tree, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, start_new_session=True,
@@ -100,8 +100,8 @@ class Loop:
         self.listener = Listener(self.process)
         self.listener.wait_for(ready, 0)
 
-    def save(self, path, log, hurried=False):
-        """Nanoseconds to the start, to the verdict, and to when it is ready for the next."""
+    def save(self, path, log):
+        """Nanoseconds to the start and to the verdict."""
         heard, started = len(self.listener.heard), len(lines(log))
         contents = os.urandom(FILE_SIZE)
         begin = time.monotonic_ns()
@@ -113,8 +113,7 @@ class Loop:
         if not wait_for(log, started + 1):
             sys.exit("the command never ran")
         start = int(lines(log)[started])
-        ready = None if hurried else self.listener.wait_for(self.ready, heard)
-        return [moment - begin for moment in [start, verdict, ready] if moment]
+        return start - begin, verdict - begin
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
@@ -130,11 +129,11 @@ def measure(loop, server, tree_file, log, saves):
         taken.append(loop.save(tree_file, log))
         calls.append(server.sequential_calls() if server else 0)
     for _ in range(saves):
-        hurried.append(loop.save(tree_file, log, hurried=True)[0])
+        hurried.append(loop.save(tree_file, log)[0])
     middle = lambda values: round(statistics.median(values) / 1e6, 1)
-    start, verdict, ready = map(middle, zip(*taken))
+    start, verdict = map(middle, zip(*taken))
     return {
-        "start_ms": start, "verdict_ms": verdict, "ready_ms": ready, "hurried_ms": middle(hurried[1:]),
+        "start_ms": start, "verdict_ms": verdict, "hurried_ms": middle(hurried[1:]),
         "calls": statistics.median(calls),
     }
 
