@@ -2,7 +2,7 @@
 //!
 //! The only place that knows all three. One thread runs everything that waits, one more feeds the sinks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -161,7 +161,11 @@ impl PreparedRun<'_> {
     /// Sentences about what outlives accel when it leaves at once.
     pub fn left_behind(&self) -> LeftBehind {
         let (modal, ahead) = (Arc::clone(&self.modal), left_ahead(&self.execution.common));
-        Box::new(move || [modal.left_behind(), ahead()].concat())
+        // What the run itself has left may still be put in order.
+        Box::new(move || {
+            let all: BTreeSet<String> = modal.left_behind().into_iter().chain(ahead()).collect();
+            all.into_iter().collect()
+        })
     }
 
     /// Runs the plan to its end.
@@ -263,7 +267,7 @@ async fn beside_connecting<T>(modal: &Modal, plan: &Plan, run: impl Future<Outpu
 /// Sentences about what outlives accel when it leaves at once.
 pub type LeftBehind = Box<dyn Fn() -> Vec<String>>;
 
-/// The same of what is made ahead of runs.
+/// The same of what is made ahead of runs, or put in order after them.
 pub fn left_ahead(common: &Common) -> LeftBehind {
     let common = common.clone();
     Box::new(move || common.held().iter().map(super::modal::left_behind).collect())

@@ -158,9 +158,16 @@ fn interrupt_loop(seed: u64) {
     modal.delay(LATENCY);
     modal.forget_calls();
     let point = 1 + random.below(CALLS);
-    let told = format!("ACCEL_SIGNAL_SEED={seed} loop, call {point}");
+    let saves_again = random.below(2) == 0;
+    let told = format!("ACCEL_SIGNAL_SEED={seed} loop, call {point}, saves again: {saves_again}");
     world.write("data", "other\n");
     modal.wait_for_calls(point, || modal.answered("TaskExecWait") >= 2);
+    if saves_again {
+        // Perhaps while the sandbox is put in order.
+        watch.wait_for_stderr_times("waiting for changes", 2);
+        world.write("data", "more\n");
+        watch.wait_for_stderr_times("data changed", 2);
+    }
     for _ in 0..1 + random.below(3) {
         watch.signal([Signal::INT, Signal::TERM, Signal::HUP][random.below(3)]);
         std::thread::sleep(Duration::from_millis(random.below(GAP_MS) as u64));

@@ -70,9 +70,10 @@ impl Common {
         !self.0.prewarming.is_idle()
     }
 
-    /// Leases of sandboxes that are made ahead and not settled, from memory: what may outlive accel when it leaves now.
+    /// Leases of sandboxes that are made ahead, or put in order, and not settled, from memory: what may outlive accel
+    /// when it leaves now.
     pub fn held(&self) -> Vec<Entry> {
-        self.0.prewarming.held()
+        [self.0.prewarming.held(), self.0.settling.held()].concat()
     }
 
     /// After the last run: waits for what was made ahead of a run and is not wanted any more.

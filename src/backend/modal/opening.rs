@@ -135,7 +135,7 @@ impl Opening<'_> {
 
     /// What was run before in the same sandbox may have left it to be put in order.
     async fn until_settled(&self, definition: &str) -> Result<(), Trouble> {
-        let under_way = self.core.settings.common.settling().under_way(definition);
+        let under_way = self.core.settings.common.settling().coming(definition);
         if under_way.is_empty() {
             return Ok(());
         }

@@ -274,7 +274,7 @@ impl Making {
     ) -> Result<Option<Unclaimed>, Trouble> {
         match &self.what {
             Prewarm::NextRun(Ahead::Sandbox(need)) => {
-                all_of(&self.core.settings.common.settling().under_way(definition)).await;
+                all_of(&self.core.settings.common.settling().coming(definition)).await;
                 if self.core.settings.journal.has_parked(definition).await.unwrap_or(true) {
                     return Ok(None);
                 }

@@ -1,10 +1,9 @@
 //! Kept sandboxes that are made ready for the next run while the verdict of the last one is told.
 //!
-//! What must stay true: each has a task here, which a loop awaits before its next run asks for a place; a job that
-//! could use the sandbox waits for it, also within one run. With a cap on what runs may cost
-//! there are none: what a run has cost is written down before another one may cost something.
+//! What must stay true: each has a task here, which a loop awaits before its next run asks for a place; a job that could
+//! use the sandbox waits for it, also within one run; until then its lease is named where accel leaves at once. With a cap
+//! on what runs may cost there are none: what a run has cost is written down before another one may cost something.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,12 +18,19 @@ use super::reporter::Reporter;
 use super::warm::{Stay, Use};
 use crate::backend::{Cancel, CancelSource, Failure, OpenRequest};
 use crate::event::{self, Delivery, Event, Level};
+use crate::store::journal::Entry;
 
 #[derive(Default)]
 pub(super) struct Settling {
     tasks: Mutex<Tasks>,
-    /// By the definition of their sandboxes; cancelled when they are parked or ended.
-    under_way: Mutex<BTreeMap<String, Vec<CancellationToken>>>,
+    under_way: Mutex<Vec<UnderWay>>,
+}
+
+struct UnderWay {
+    definition: String,
+    lease: Entry,
+    /// Cancelled when the sandbox is parked or ended.
+    settled: CancellationToken,
 }
 
 /// Of the jobs of one run.
@@ -40,12 +46,22 @@ impl Settling {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a run of this definition could use and has to wait for.
-    pub(super) fn under_way(&self, definition: &str) -> Vec<CancellationToken> {
-        let all = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut under_way = all.get(definition).cloned().unwrap_or_default();
-        under_way.retain(|settled| !settled.is_cancelled());
-        under_way
+    fn under_way(&self) -> MutexGuard<'_, Vec<UnderWay>> {
+        let mut all = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|under_way| !under_way.settled.is_cancelled());
+        all
+    }
+
+    /// The ends of those that a run of this definition could use and has to wait for.
+    pub(super) fn coming(&self, definition: &str) -> Vec<CancellationToken> {
+        let all = self.under_way();
+        let same = all.iter().filter(|under_way| under_way.definition == definition);
+        same.map(|under_way| under_way.settled.clone()).collect()
+    }
+
+    /// Their leases, from memory.
+    pub(super) fn held(&self) -> Vec<Entry> {
+        self.under_way().iter().map(|under_way| under_way.lease.clone()).collect()
     }
 
     /// Waits for all, which `cancel` has ended where it kills; what they have to tell. May be dropped and asked again.
@@ -66,16 +82,12 @@ impl Settling {
     }
 
     /// Returns at once.
-    fn begin<F>(&self, definition: String, settle: impl FnOnce(Cancel) -> F)
+    fn begin<F>(&self, definition: String, lease: Entry, settle: impl FnOnce(Cancel) -> F)
     where
         F: Future<Output = Vec<Event>> + Send + 'static,
     {
         let settled = CancellationToken::new();
-        {
-            let mut all = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|_, beside| beside.iter().any(|other| !other.is_cancelled()));
-            all.entry(definition).or_default().push(settled.clone());
-        }
+        self.under_way().push(UnderWay { definition, lease, settled: settled.clone() });
         let settled = settled.drop_guard();
         let mut tasks = self.tasks();
         let settle = settle(tasks.cancel.watch());
@@ -123,7 +135,9 @@ impl Closed {
 
     fn settle_aside(self) {
         let common = self.core.settings.common.clone();
-        common.settling().begin(self.stay.key.definition.clone(), |cancel| self.settle(cancel));
+        let (definition, lease) =
+            (self.stay.key.definition.clone(), self.running.sandbox.lease.entry().clone());
+        common.settling().begin(definition, lease, |cancel| self.settle(cancel));
     }
 
     /// Nobody shows events of the run any more: what there is to tell comes back.
