@@ -188,8 +188,8 @@ pub enum Event {
         /// How many paths changed.
         count: usize,
     },
-    /// A watch waits for the next change; after the run's own last event. What there is to tell of a sandbox that the run
-    /// has left comes as notices before the next run, or at the end of the watch.
+    /// A watch waits for the next change; after the run's own last event. What there is to tell of a sandbox that the
+    /// run has left comes as notices before the next run, or at the end of the watch.
     WatchWaiting {
         exit_code: u8,
         #[serde(rename = "duration_ms", serialize_with = "millis")]

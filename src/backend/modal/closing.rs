@@ -1,5 +1,5 @@
-//! What becomes of a sandbox that is kept, after its session: settled, written down, parked. Whatever is in the way ends it
-//! instead.
+//! What becomes of a sandbox that is kept, after its session: settled, written down, parked. Whatever is in the way
+//! ends it instead.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -103,7 +103,7 @@ impl Closing<'_> {
     /// Asks the sandbox what the job left of the tree, and makes it ready for the next run.
     async fn settle(&self, running: &Running, stay: Stay, mark: &str) -> Result<(Stay, Record), Failure> {
         let word = new_word();
-        let (stay, edits) = aside(move || {
+        let (stay, edits) = off_thread(move || {
             let edits = Edits::between(stay.record.as_ref().and_then(Record::list), &stay.tree);
             (stay, edits)
         })
@@ -111,7 +111,7 @@ impl Closing<'_> {
         let argv = script::settle(&self.request.spec, mark, &word, &edits.text, edits.gone);
         fits(&argv)?;
         let said = self.ask(running, argv, edits.text.into()).await?;
-        let (stay, spoiled) = aside(move || {
+        let (stay, spoiled) = off_thread(move || {
             let spoiled = judge(&said, &stay.tree);
             (stay, spoiled)
         })
@@ -234,7 +234,7 @@ impl Closing<'_> {
 }
 
 /// Off the thread that shows what runs: with many files it takes a while.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Failure::new(Cause::Infra, format!("accel failed inside: {error}")))
 }

@@ -1,5 +1,5 @@
-//! What the runs of one accel have in common: connections, remembered ids, whose the sandboxes are that wait between two
-//! runs, and the tasks that make and settle them meanwhile.
+//! What the runs of one accel have in common: connections, remembered ids, whose the sandboxes are that wait between
+//! two runs, and the tasks that make and settle them meanwhile.
 //!
 //! What must stay true: nothing of one account or environment is used for another; losing all of it costs calls only.
 
