@@ -156,7 +156,7 @@ fn what_is_saved_while_the_sandbox_is_put_in_order_is_run_in_it() {
         watch.save("3");
         assert_eq!(ids(&modal), kept);
         let (world, finished) = watch.ends();
-        finished.stderr_lacks("takes its place").stderr_lacks("once more");
+        finished.stderr_lacks("takes its place").stderr_lacks("once more after this run");
         leave_nothing(&modal, &world);
     }
 }
