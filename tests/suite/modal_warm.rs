@@ -380,7 +380,7 @@ fn nothing_outlives_its_idle_time_whatever_accel_died_of() {
     let mut running = world.accel(["run", "it"]).spawn();
     running.wait_for_stdout("ready\n").signal(Signal::KILL);
     running.finish();
-    modal.wait_for_ends(Duration::from_secs(60));
+    modal.wait_for_ends();
     modal.state().second = Duration::from_secs(1);
     fs::remove_file(world.path("wait")).unwrap();
     run(&world).code(0);

@@ -14,6 +14,10 @@
 #[allow(dead_code, unused_imports, reason = "a library for every topic; each uses its part")]
 mod fake_modal;
 
+#[path = "until.rs"]
+#[allow(dead_code, reason = "for tests that wait for this server")]
+mod until;
+
 use std::io::BufRead as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -51,9 +51,6 @@ mod generated {
 
 type Shared = Arc<Mutex<State>>;
 
-/// Between two looks at what the server's thread does.
-const POLL: Duration = Duration::from_millis(2);
-
 /// An unsigned token that expires at a Unix time.
 pub fn jwt(expires: i64, number: u32) -> String {
     let part = |text: String| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);
@@ -204,32 +201,34 @@ impl FakeModal {
     }
 
     /// Waits until this many calls have arrived, or the client is gone as `over` says.
+    #[track_caller]
     pub fn wait_for_calls(&self, count: usize, over: impl Fn() -> bool) {
         self.wait_until(|| self.state().calls.len() >= count || over());
     }
 
     /// The same for the calls of one method.
+    #[track_caller]
     pub fn wait_for_calls_of(&self, method: &str, count: usize, over: impl Fn() -> bool) {
         self.wait_until(|| self.calls_of(method).len() >= count || over());
     }
 
     /// Waits until no create call is under way that may still make a sandbox.
+    #[track_caller]
     pub fn wait_for_creations(&self) {
         self.wait_until(|| self.state().creating == 0);
     }
 
     /// Waits for what only a look at this server tells.
+    #[track_caller]
     pub fn wait_until(&self, holds: impl Fn() -> bool) {
-        while !holds() {
-            std::thread::sleep(POLL);
-        }
+        let asked = || self.calls().into_iter().map(|call| call.method).collect::<Vec<_>>();
+        crate::until::wait_until(holds, || format!("alive {:?}, asked {:?}", self.alive(), asked()));
     }
 
-    /// Waits until every sandbox has ended; one that does not fails the test.
-    pub fn wait_for_ends(&self, limit: Duration) {
-        let end = std::time::Instant::now() + limit;
-        self.wait_until(|| self.alive().is_empty() || std::time::Instant::now() > end);
-        assert!(self.alive().is_empty(), "{:?}", self.alive());
+    /// Waits until every sandbox has ended.
+    #[track_caller]
+    pub fn wait_for_ends(&self) {
+        self.wait_until(|| self.alive().is_empty());
     }
 
     /// Drops what was noted, for tests that look at a second run alone.
